@@ -1,0 +1,68 @@
+"""The layer to explain when the user names none."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from usu_captum._tokens import token_grid
+
+
+def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:
+    """Return the layer Grad-CAM is usually taken from: the last spatial map.
+
+    For timm and torchvision vision transformers that is the first normalisation of the last block;
+    after it, patch tokens no longer reach the class token. For everything else the model is run
+    once, and the last module with a (B, C, h, w) output larger than one pixel is taken.
+
+    Args:
+        model: A module.
+        inputs: One batch to run it on; zeros of the model's usual size if not given.
+
+    Returns:
+        The layer's name in ``model.named_modules()`` and the layer.
+
+    Raises:
+        ValueError: If no module gives a spatial map.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> default_layer(net)[0]
+        '0'
+    """
+    if token_grid(model) is not None:
+        blocks: Any = model.blocks if hasattr(model, "blocks") else model.encoder.layers  # type: ignore[union-attr]
+        last = blocks[-1]
+        layer = last.norm1 if hasattr(last, "norm1") else last.ln_1
+        return next((name, module) for name, module in model.named_modules() if module is layer)
+    found: list[nn.Module] = []
+
+    def record(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
+            found.append(module)
+
+    names = {module: name for name, module in model.named_modules() if module is not model}
+    modes = {module: module.training for module in model.modules()}
+    handles = [module.register_forward_hook(record) for module in names]
+    try:
+        model.eval()  # A forward pass in training mode would move batch statistics.
+        with torch.no_grad():
+            model(_example(model) if inputs is None else inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    if not found:
+        raise ValueError(
+            f"model must have a layer with a spatial output, got none in {type(model).__name__}."
+        )
+    return names[found[-1]], found[-1]
+
+
+def _example(model: nn.Module) -> Tensor:
+    """Zeros of the size a model says it takes, else of the most usual one."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    size = tuple(config.get("input_size", (3, 224, 224)))
+    weight = next(model.parameters(), torch.empty(0))
+    return torch.zeros(1, *size, dtype=weight.dtype, device=weight.device)

@@ -1,0 +1,82 @@
+"""Checks on what a user passes in, with one wording for all of them.
+
+Checks that read tensor values wait for the device, and a compiler cannot trace them, so they are
+skipped while ``torch.compile`` traces.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``, naming the nearest ones."""
+    known = list(choices)
+    if value in known:
+        return
+    near = difflib.get_close_matches(str(value), known, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.{hint}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise unless ``value`` is a finite number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and above 0, got {value}.")
+
+
+def check_count(name: str, value: int, minimum: int = 1) -> None:
+    """Raise unless ``value`` is an integer of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+
+
+def check_float_tensor(name: str, value: object) -> Tensor:
+    """Return ``value`` if it is a real floating-point tensor, raise ``TypeError`` otherwise."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}. Try .float().")
+    return value
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Raise ``ValueError`` if ``value`` holds NaN or infinity."""
+    if torch.compiler.is_compiling() or value.numel() == 0:
+        return
+    # One pass without a buffer the size of the input: an extreme is non-finite if any value is.
+    low, high = torch.aminmax(value.detach())
+    if not math.isfinite(float(low)) or not math.isfinite(float(high)):
+        bad = int((~torch.isfinite(value)).sum())
+        raise ValueError(
+            f"{name} must be finite, got {bad} NaN or infinite of {value.numel()} values."
+        )
+
+
+def check_unit_interval(name: str, value: Tensor) -> None:
+    """Raise ``ValueError`` if ``value`` holds NaN or anything outside [0, 1]."""
+    if torch.compiler.is_compiling() or value.numel() == 0:
+        return
+    low, high = (float(v) for v in torch.aminmax(value.detach()))
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(
+            f"{name} must lie in [0, 1] and be finite, got values from {low:g} to {high:g}. "
+            f"Try ({name} - {name}.min()) / ({name}.max() - {name}.min())."
+        )
+
+
+def check_size(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Return ``value`` as a tuple of positive integers of length 1, 2 or 3."""
+    size = tuple(int(v) for v in value)
+    if not 1 <= len(size) <= 3:
+        raise ValueError(f"{name} must have 1, 2 or 3 dimensions, got {size}.")
+    if min(size) < 1:
+        raise ValueError(f"{name} must not be empty, got {size}.")
+    return size

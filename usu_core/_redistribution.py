@@ -1,0 +1,266 @@
+"""The redistribution operators USU and IWMR (arXiv:2603.16067, equations 8 to 14).
+
+Both give each pixel a share of its cell's mass; they differ in the mass a cell has to give.
+Scores say *where* in a cell mass goes, cells say *how much* there is.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from usu_core._cells import CellGrid
+from usu_core._checks import (
+    check_choice,
+    check_finite,
+    check_float_tensor,
+    check_positive,
+    check_unit_interval,
+)
+from usu_core._potentials import LogPotential, log_potential
+
+CONVENTIONS = ("density", "total")
+NEGATIVES = ("same", "invert")
+PRIORS = ("uniform", "mass")
+IMPORTANCES = ("max", "mean")
+
+
+def usu(
+    cells: Tensor,
+    scores: Tensor,
+    *,
+    temperature: float = 0.1,
+    potential: str | LogPotential = "tensor",
+    convention: str = "density",
+    negative: str = "same",
+    grid: CellGrid | None = None,
+) -> Tensor:
+    """Redistribute each cell's mass among its pixels by a softmax of their scores.
+
+    Keeps the mass of every cell exactly, prefers high scores, and looks at nothing outside the
+    cell. Equations 10 and 11 of arXiv:2603.16067::
+
+        w_k(x) = φ(Φ(x)) / Σ_{y in N_k} φ(Φ(y)),    A(x) = M_ν(x) · w_ν(x)(x)
+
+    Convention:
+        ``"density"``: the mean over a cell equals its coarse value, M_k = a_k · |N_k|, the scale
+        of nearest and bilinear resizing. ``"total"``: the sum over a cell equals it, M_k = a_k.
+
+    Args:
+        cells: Coarse attribution, signed, floating point, finite. Mass if ``convention="total"``.
+        scores: Score map Φ in [0, 1]; where it is constant, the cell is filled evenly.
+        temperature: ε > 0 of the softmax; 0.1 is the paper's. Large values approach nearest.
+        potential: ``"tensor"`` (exponential), ``"power"``, ``"log-odds"``, or a function from
+            scores to log φ.
+        convention: What the result's values mean, see above.
+        negative: For cells below 0, ``"same"`` gives the highest scores the largest *magnitude*;
+            ``"invert"`` gives them the smallest, so that higher scores always rank higher (D2).
+        grid: The cells' pixels; ``CellGrid.even`` if not given.
+
+    Shape:
+        cells (B, *cells) of rank 1, 2 or 3; scores (B, *pixels); returns (B, *pixels).
+
+    Returns:
+        Density or mass, float64 for float64 input and float32 otherwise (half precision could not
+        hold the conserved sums). Per-cell mass is kept to 5e-7 relative in float32 and 1e-13 in
+        float64. Pixels outside every cell get 0, as do pixels of zero cells.
+
+    Raises:
+        TypeError: If a tensor is not floating point.
+        ValueError: If values are not finite, scores leave [0, 1], shapes or batches do not match,
+            an option is unknown, or mass would overflow.
+
+    Cost:
+        O(pixels) time and one buffer of the result's size on even grids. Deterministic.
+        Differentiable in ``cells`` and ``scores``.
+
+    Example:
+        >>> cells = torch.tensor([[[4.0, -1.0]]])
+        >>> scores = torch.tensor([[[0.0, 1.0, 0.5, 0.5]]])
+        >>> usu(cells, scores, temperature=1.0)
+        tensor([[[ 2.1515,  5.8485, -1.0000, -1.0000]]])
+    """
+    check_choice("convention", convention, CONVENTIONS)
+    check_choice("negative", negative, NEGATIVES)
+    cells, scores, grid = _prepare(cells, scores, grid, convention)
+    if negative == "invert":
+
+        def allocate(part: Tensor, phi: Tensor) -> Tensor:
+            return _allocate(part, phi, grid, temperature, potential, convention)
+
+        return _by_sign(allocate, cells, scores)
+    return _allocate(cells, scores, grid, temperature, potential, convention)
+
+
+def iwmr(
+    cells: Tensor,
+    scores: Tensor,
+    *,
+    temperature: float = 0.1,
+    importance_temperature: float = 0.3,
+    prior: str = "uniform",
+    importance: str = "max",
+    potential: str | LogPotential = "tensor",
+    convention: str = "density",
+    negative: str = "same",
+    grid: CellGrid | None = None,
+) -> Tensor:
+    """Move mass between cells by their importance, then redistribute it inside as :func:`usu`.
+
+    The total mass is kept, the mass of a cell is not. Equations 13 and 14 of arXiv:2603.16067::
+
+        λ_k = max of Φ over N_k,   Λ(λ) = exp(λ / ε_Λ)
+        uniform:  M'_k = (Σ_j M_j) · |N_k| Λ(λ_k) / Σ_j |N_j| Λ(λ_j)
+        mass:     M'_k = (Σ_j M_j) ·  M_k  Λ(λ_k) / Σ_j  M_j  Λ(λ_j),   for each sign
+
+    ``prior="uniform"`` is the paper's, and depends on ``cells`` **only through their total mass**:
+    permuting the coarse map changes nothing, and a map that sums to 0 becomes 0. It flattens the
+    map when importances are equal, whatever the paper says. ``prior="mass"`` follows the coarse
+    map and becomes :func:`usu` exactly when importances are equal.
+
+    Positive and negative mass are moved separately, so none crosses zero.
+
+    Args:
+        cells: Coarse attribution, as in :func:`usu`.
+        scores: Score map Φ in [0, 1].
+        temperature: ε of the softmax inside a cell.
+        importance_temperature: ε_Λ > 0; small values gather mass in the most important cells. The
+            paper gives no value.
+        prior: ``"uniform"`` or ``"mass"``, see above.
+        importance: λ_k as the ``"max"`` of the cell's scores (the paper's) or their ``"mean"``,
+            which a sliver cannot sway.
+        potential: As in :func:`usu`; applied inside cells only.
+        convention: As in :func:`usu`.
+        negative: As in :func:`usu`, for importance as well.
+        grid: As in :func:`usu`.
+
+    Shape:
+        cells (B, *cells); scores (B, *pixels); returns (B, *pixels).
+
+    Returns:
+        Density or mass, as in :func:`usu`; the total mass of each sign is kept.
+
+    Raises:
+        TypeError: As in :func:`usu`.
+        ValueError: As in :func:`usu`.
+
+    Cost:
+        As :func:`usu`, and one pass more over the scores.
+
+    Example:
+        >>> cells = torch.tensor([[[2.0, 2.0]]])
+        >>> scores = torch.tensor([[[0.0, 0.0, 1.0, 1.0]]])
+        >>> iwmr(cells, scores, importance_temperature=1.0)
+        tensor([[[1.0758, 1.0758, 2.9242, 2.9242]]])
+    """
+    check_choice("convention", convention, CONVENTIONS)
+    check_choice("negative", negative, NEGATIVES)
+    check_choice("prior", prior, PRIORS)
+    check_choice("importance", importance, IMPORTANCES)
+    check_positive("importance_temperature", importance_temperature)
+    cells, scores, grid = _prepare(cells, scores, grid, convention)
+    sizes = grid.sizes(cells.device).to(cells.dtype)
+
+    def move(part: Tensor, phi: Tensor) -> Tensor:
+        """Redistribute mass of one sign (or, for the uniform prior, of both)."""
+        mass = part * sizes if convention == "density" else part
+        level = grid.max(phi) if importance == "max" else grid.mean(phi)
+        weight = mass.abs() if prior == "mass" else sizes.expand_as(mass)
+        # A softmax over log-weights: no overflow, and cells without weight drop out as -inf.
+        logits = (level / importance_temperature + weight.log()).flatten(1)
+        share = torch.softmax(logits, 1).nan_to_num(0.0).view_as(mass)
+        moved = share * mass.flatten(1).sum(1).view(-1, *[1] * len(grid.cells))
+        if convention == "density":
+            moved = moved / sizes.clamp(min=1)
+        return _allocate(moved, phi, grid, temperature, potential, convention)
+
+    if negative == "invert":
+        return _by_sign(move, cells, scores)
+    if prior == "mass":
+        return move(cells.clamp(min=0), scores) - move((-cells).clamp(min=0), scores)
+    return move(cells, scores)
+
+
+def _by_sign(
+    redistribute: Callable[[Tensor, Tensor], Tensor], cells: Tensor, scores: Tensor
+) -> Tensor:
+    """Redistribute positive mass by the scores and negative mass by their complement."""
+    positive = redistribute(cells.clamp(min=0), scores)
+    return positive - redistribute((-cells).clamp(min=0), 1.0 - scores)
+
+
+def _prepare(
+    cells: Tensor, scores: Tensor, grid: CellGrid | None, convention: str
+) -> tuple[Tensor, Tensor, CellGrid]:
+    """Check the operators' common arguments and bring them to one dtype."""
+    check_float_tensor("cells", cells)
+    check_float_tensor("scores", scores)
+    if grid is None:
+        if cells.dim() != scores.dim() or cells.dim() < 2:
+            raise ValueError(
+                "cells and scores must both have a batch dimension and 1 to 3 spatial ones, got "
+                f"shapes {tuple(cells.shape)} and {tuple(scores.shape)}."
+            )
+        grid = CellGrid.even(cells.shape[1:], scores.shape[1:])
+    for name, value, shape in (("cells", cells, grid.cells), ("scores", scores, grid.pixels)):
+        if tuple(value.shape[1:]) != shape or value.dim() != len(shape) + 1:
+            raise ValueError(
+                f"{name} must have shape (batch, {', '.join(map(str, shape))}), got "
+                f"{tuple(value.shape)}."
+            )
+    if cells.shape[0] != scores.shape[0]:
+        raise ValueError(
+            f"cells and scores must have the same batch size, got {cells.shape[0]} and "
+            f"{scores.shape[0]}. Try scores.expand or scores.repeat_interleave."
+        )
+    if cells.device != scores.device:
+        raise ValueError(
+            f"cells and scores must be on one device, got {cells.device} and {scores.device}."
+        )
+    check_finite("cells", cells)
+    check_unit_interval("scores", scores)
+    dtype = torch.promote_types(torch.promote_types(cells.dtype, scores.dtype), torch.float32)
+    cells, scores = cells.to(dtype), scores.to(dtype)
+    if convention == "total":
+        if bool((grid.sizes() == 0).any()):
+            raise ValueError(
+                "grid must give every cell a pixel under convention='total', got cells outside "
+                "the image, whose mass would vanish. Try convention='density'."
+            )
+    elif not torch.compiler.is_compiling() and cells.numel():
+        largest = float(cells.detach().abs().amax()) * int(grid.sizes().max())
+        if largest > torch.finfo(dtype).max:
+            raise ValueError(
+                f"cells must not exceed {torch.finfo(dtype).max:.3g} times the inverse of a "
+                f"cell's size, got a mass of {largest:.3g}. Try cells.double() or rescale."
+            )
+    return cells, scores, grid
+
+
+def _allocate(
+    cells: Tensor,
+    scores: Tensor,
+    grid: CellGrid,
+    temperature: float,
+    potential: str | LogPotential,
+    convention: str,
+) -> Tensor:
+    """Spread each cell's value over its pixels by the softmax of equation 10."""
+    check_positive("temperature", temperature)
+    energy = log_potential(scores, potential)
+    factor = cells if convention == "total" else cells * grid.sizes(cells.device)
+    if not grid.is_dense:
+        peak = grid.expand(grid.max(energy).nan_to_num(neginf=0.0))
+        weight = ((energy - peak) / temperature).clamp(max=0.0).exp()
+        total = grid.sum(weight).clamp(min=torch.finfo(weight.dtype).tiny)
+        weight = weight / grid.expand(total).where(grid.labels(cells.device) >= 0, 1.0)
+        return weight * grid.expand(factor)
+    blocks = grid.split(energy, -torch.inf)
+    peak = blocks.amax(grid.within, keepdim=True).clamp(min=torch.finfo(blocks.dtype).min)
+    if torch.is_grad_enabled() and (cells.requires_grad or scores.requires_grad):
+        weight = ((blocks - peak) / temperature).exp()
+    else:  # Nothing will ask for the intermediate values, so one buffer serves for all of them.
+        weight = (blocks - peak).div_(temperature).exp_()
+    total = weight.sum(grid.within, keepdim=True).clamp(min=1.0)
+    share = factor.view(factor.shape[0], *[n for c in grid.cells for n in (c, 1)]) / total
+    return grid.join(weight * share if weight.requires_grad else weight.mul_(share))

@@ -1,0 +1,396 @@
+"""Upsampler objects: segments, scores and an operator joined into one callable."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from usu_core._cells import CellGrid
+from usu_core._checks import check_choice, check_float_tensor, check_positive
+from usu_core._interpolation import MODES, interpolate
+from usu_core._potentials import POTENTIALS, LogPotential
+from usu_core._redistribution import CONVENTIONS, IMPORTANCES, NEGATIVES, PRIORS, iwmr, usu
+from usu_core._refinement import Refinement, ScoreMap, score_levels
+from usu_core._version import __version__
+from usu_core.scoring import MaskedPerturbation, ModelScore, ScoreFunction, Scorer
+from usu_core.scoring._model import CountedScore
+from usu_core.segments import Segmenter, Slic, check_images
+
+
+@dataclass(frozen=True)
+class Upsampling:
+    """A fine map with everything needed to judge it.
+
+    Attributes:
+        attribution: The fine map (B, C, *pixels), density or mass as configured.
+        score_map: Φ in [0, 1], (B, *pixels); ``None`` if the upsampler uses none.
+        segments: Label maps (B, *pixels), coarsest first; empty if none were made.
+        cells: The coarse map (B, C, *cells) it came from.
+        evaluations: Images the model was run on to get the scores.
+        mass_error: Largest deviation of a cell's mass, relative to the largest cell mass, (B,).
+        config: The upsampler as nested dictionaries; see ``to_dict``.
+        versions: Versions of the packages that made it.
+    """
+
+    attribution: Tensor
+    score_map: Tensor | None
+    segments: tuple[Tensor, ...]
+    cells: Tensor
+    evaluations: int
+    mass_error: Tensor
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Upsampler(ABC):
+    """A coarse map in, a fine map out.
+
+    Call it with the coarse map and, for guided upsamplers, the image and the model's score::
+
+        fine = upsampler(cells, image=image, score=score)
+
+    Subclasses implement :meth:`_redistribute`, and :meth:`_score_map` if they are guided.
+    """
+
+    @overload
+    def __call__(
+        self,
+        cells: Tensor,
+        *,
+        image: Tensor | None = None,
+        score: ModelScore | ScoreFunction | None = None,
+        score_map: Tensor | None = None,
+        grid: CellGrid | None = None,
+        size: Sequence[int] | None = None,
+        details: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        cells: Tensor,
+        *,
+        image: Tensor | None = None,
+        score: ModelScore | ScoreFunction | None = None,
+        score_map: Tensor | None = None,
+        grid: CellGrid | None = None,
+        size: Sequence[int] | None = None,
+        details: Literal[True],
+    ) -> Upsampling: ...
+
+    def __call__(
+        self,
+        cells: Tensor,
+        *,
+        image: Tensor | None = None,
+        score: ModelScore | ScoreFunction | None = None,
+        score_map: Tensor | None = None,
+        grid: CellGrid | None = None,
+        size: Sequence[int] | None = None,
+        details: bool = False,
+    ) -> Tensor | Upsampling:
+        """Upsample a coarse map.
+
+        Args:
+            cells: Coarse attribution (B, C, *cells), signed, floating point.
+            image: What the model sees, (B, C', *pixels). Guided upsamplers need it.
+            score: The explained scalar: a function from images (N, C', *pixels) to (N,), or a
+                :class:`~usu_core.scoring.ModelScore`.
+            score_map: Φ in [0, 1] of shape (B, *pixels), instead of ``score``: to reuse one for
+                several maps, or to bring one's own. Costs no model evaluation.
+            grid: Where the cells lie; evenly over the image if not given.
+            size: Fine shape, for interpolation without an image.
+            details: Return an :class:`Upsampling` instead of the map alone.
+
+        Returns:
+            The fine map (B, C, *pixels), on the device of ``cells``, or all details.
+
+        Raises:
+            TypeError: If a tensor is not floating point.
+            ValueError: If something needed is missing or does not fit.
+        """
+        pixels = _pixels(cells, image, size, score_map)
+        used = grid or CellGrid.even(cells.shape[2:], pixels)
+        if used.pixels != pixels:
+            raise ValueError(f"grid must cover {pixels} pixels, got {used.pixels}.")
+        found = self._find_scores(cells, image, score, score_map)
+        fine = self._redistribute(cells, None if found is None else found.values, used)
+        if not details:
+            return fine
+        return Upsampling(
+            attribution=fine,
+            score_map=None if found is None else found.values,
+            segments=() if found is None else found.segments,
+            cells=cells,
+            evaluations=0 if found is None else found.evaluations,
+            mass_error=_mass_error(fine.detach(), cells.detach(), used, self._is_total),
+            config=_to_dict(self),
+            versions={"usu-attribution": __version__, "torch": torch.__version__},
+        )
+
+    def _find_scores(
+        self,
+        cells: Tensor,
+        image: Tensor | None,
+        score: ModelScore | ScoreFunction | None,
+        score_map: Tensor | None,
+    ) -> ScoreMap | None:
+        """Return the scores a guided upsampler needs; interpolation needs none."""
+        return None
+
+    @property
+    def _is_total(self) -> bool:
+        return getattr(self, "convention", "density") == "total"
+
+    @abstractmethod
+    def _redistribute(self, cells: Tensor, scores: Tensor | None, grid: CellGrid) -> Tensor:
+        """Turn (B, C, *cells) into (B, C, *pixels)."""
+
+
+@dataclass(frozen=True)
+class Interpolation(Upsampler):
+    """Resize without looking at the model: the control.
+
+    Args:
+        mode: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"`` or
+            ``"bilinear-conserving"``; see :func:`interpolate`.
+
+    Example:
+        >>> Interpolation("nearest")(torch.tensor([[[1.0, 2.0]]]), size=(4,))
+        tensor([[[1., 1., 2., 2.]]])
+    """
+
+    mode: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Check the mode."""
+        check_choice("mode", self.mode, MODES)
+
+    def _redistribute(self, cells: Tensor, scores: Tensor | None, grid: CellGrid) -> Tensor:
+        if not grid.is_even:
+            raise ValueError(f"grid must be even for interpolation, got {grid}. Try USU().")
+        return interpolate(cells, grid.pixels, self.mode)
+
+
+@dataclass(frozen=True)
+class _Guided(Upsampler):
+    """What all upsamplers share that look at the model."""
+
+    segmenter: Segmenter = field(default_factory=Slic, kw_only=True)
+    scorer: Scorer = field(default_factory=MaskedPerturbation, kw_only=True)
+    refinement: Refinement = field(default_factory=Refinement, kw_only=True)
+    convention: str = field(default="density", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_choice("convention", self.convention, CONVENTIONS)
+        for name, kind in (
+            ("segmenter", Segmenter), ("scorer", Scorer), ("refinement", Refinement)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, type) or not isinstance(value, kind):
+                raise TypeError(f"{name} must be a {kind.__name__} object, got {value!r}.")
+
+    def score_map(self, image: Tensor, score: ModelScore | ScoreFunction) -> ScoreMap:
+        """Segment the images and score the segments, without a coarse map.
+
+        Args:
+            image: What the model sees, (B, C, *pixels).
+            score: The explained scalar.
+
+        Returns:
+            Φ and how it came about. Pass its ``values`` as ``score_map=`` to several upsamplers.
+        """
+        check_images(image)
+        image = image.detach()
+        counted = CountedScore(score)
+        levels = self.segmenter(image)
+        values, used = score_levels(image, levels, self.scorer, counted, self.refinement)
+        return ScoreMap(values, used, counted.evaluations)
+
+    def _find_scores(
+        self,
+        cells: Tensor,
+        image: Tensor | None,
+        score: ModelScore | ScoreFunction | None,
+        score_map: Tensor | None,
+    ) -> ScoreMap | None:
+        if score_map is not None:
+            return ScoreMap(score_map, (), 0)
+        if image is None or score is None:
+            missing = "image" if image is None else "score"
+            raise ValueError(
+                f"{missing} must be given to {type(self).__name__}: it follows the model's own "
+                "scores. Pass image= and score=, or score_map=."
+            )
+        if len(image) != len(cells):
+            raise ValueError(f"image must hold {len(cells)} examples as cells, got {len(image)}.")
+        return self.score_map(image, score)
+
+    def _redistribute(self, cells: Tensor, scores: Tensor | None, grid: CellGrid) -> Tensor:
+        if scores is None or len(scores) != len(cells):
+            raise ValueError(
+                f"score_map must hold {len(cells)} examples as cells, got "
+                f"{None if scores is None else tuple(scores.shape)}."
+            )
+        channels = cells.shape[1]
+        phi = scores.to(cells.device).repeat_interleave(channels, 0)
+        fine = self._operate(cells.flatten(0, 1), phi, grid)
+        return fine.view(-1, channels, *grid.pixels)
+
+    @abstractmethod
+    def _operate(self, cells: Tensor, scores: Tensor, grid: CellGrid) -> Tensor:
+        """Apply the operator to (N, *cells) and (N, *pixels)."""
+
+
+@dataclass(frozen=True)
+class USU(_Guided):
+    """Keep each cell's mass and give it to the pixels the model scores highest.
+
+    The operator is :func:`usu`. The default temperature bounds slivers: no pixel's density exceeds
+    exp(1/ε) times its cell's mean, where the paper's 0.1 allows a factor of 22,000.
+
+    Args:
+        temperature: ε of the softmax inside a cell.
+        potential: ``"tensor"``, ``"power"``, ``"log-odds"`` or a log-potential.
+        negative: ``"same"`` or ``"invert"``; see :func:`usu`.
+        segmenter: Makes the segments.
+        scorer: Scores them.
+        refinement: Merges their levels.
+        convention: ``"density"`` or ``"total"``.
+
+    Example:
+        >>> cells, phi = torch.tensor([[[1.0]]]), torch.tensor([[0.0, 1.0]])
+        >>> USU(temperature=1.0)(cells, score_map=phi)
+        tensor([[[0.5379, 1.4621]]])
+    """
+
+    temperature: float = 0.5
+    potential: str | LogPotential = "tensor"
+    negative: str = "same"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        check_positive("temperature", self.temperature)
+        if isinstance(self.potential, str):
+            check_choice("potential", self.potential, POTENTIALS)
+        check_choice("negative", self.negative, NEGATIVES)
+
+    def _operate(self, cells: Tensor, scores: Tensor, grid: CellGrid) -> Tensor:
+        return usu(
+            cells,
+            scores,
+            temperature=self.temperature,
+            potential=self.potential,
+            convention=self.convention,
+            negative=self.negative,
+            grid=grid,
+        )
+
+
+@dataclass(frozen=True)
+class IWMR(USU):
+    """Keep the total mass, and move it to the cells and pixels the model scores highest.
+
+    The operator is :func:`iwmr`.
+
+    Args:
+        temperature: As in :class:`USU`.
+        potential: As in :class:`USU`.
+        negative: As in :class:`USU`.
+        prior: ``"mass"`` follows the coarse map; ``"uniform"`` is the paper's, which does not.
+        importance: ``"max"`` or ``"mean"`` of a cell's scores.
+        importance_temperature: ε_Λ between cells.
+        segmenter: As in :class:`USU`.
+        scorer: As in :class:`USU`.
+        refinement: As in :class:`USU`.
+        convention: As in :class:`USU`.
+    """
+
+    prior: str = "mass"
+    importance: str = "max"
+    importance_temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        check_choice("prior", self.prior, PRIORS)
+        check_choice("importance", self.importance, IMPORTANCES)
+        check_positive("importance_temperature", self.importance_temperature)
+
+    def _operate(self, cells: Tensor, scores: Tensor, grid: CellGrid) -> Tensor:
+        return iwmr(
+            cells,
+            scores,
+            temperature=self.temperature,
+            importance_temperature=self.importance_temperature,
+            prior=self.prior,
+            importance=self.importance,
+            potential=self.potential,
+            convention=self.convention,
+            negative=self.negative,
+            grid=grid,
+        )
+
+
+@dataclass(frozen=True)
+class ScoreMapOnly(_Guided):
+    """Ignore the coarse map but for its total mass, and show the segment scores: a control.
+
+    What IWMR tends to when mass moves freely. Any claim that a redistributed map is better must
+    beat it, for it costs the same.
+    """
+
+    def _operate(self, cells: Tensor, scores: Tensor, grid: CellGrid) -> Tensor:
+        check_float_tensor("cells", cells)
+        sizes = grid.sizes(cells.device)
+        mass = cells if self.convention == "total" else cells * sizes
+        ones = (1,) * len(grid.pixels)
+        total = mass.flatten(1).sum(1).view(-1, *ones)
+        sum_of_scores = scores.flatten(1).sum(1).view(-1, *ones)
+        even = torch.full_like(scores, 1.0 / scores[0].numel())
+        share = (scores / sum_of_scores.where(sum_of_scores > 0, 1.0)).where(
+            sum_of_scores > 0, even
+        )
+        return total * share
+
+
+def _pixels(
+    cells: Tensor, image: Tensor | None, size: Sequence[int] | None, score_map: Tensor | None
+) -> tuple[int, ...]:
+    """Find the fine shape in whatever was given, and check that all of it agrees."""
+    check_float_tensor("cells", cells)
+    if not 3 <= cells.dim() <= 5:
+        raise ValueError(
+            "cells must have shape (batch, channels, 1 to 3 spatial dimensions), got "
+            f"{tuple(cells.shape)}."
+        )
+    given = {
+        "image": None if image is None else tuple(image.shape[2:]),
+        "score_map": None if score_map is None else tuple(score_map.shape[1:]),
+        "size": None if size is None else tuple(size),
+    }
+    shapes = {name: shape for name, shape in given.items() if shape is not None}
+    if not shapes:
+        raise ValueError("image, score_map or size must be given: how large should the map be?")
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"image, score_map and size must agree on the fine shape, got {shapes}.")
+    return next(iter(shapes.values()))
+
+
+def _mass_error(fine: Tensor, cells: Tensor, grid: CellGrid, is_total: bool) -> Tensor:
+    """Largest deviation of a cell's mass, relative to the largest cell mass of the example."""
+    mass = cells.double() if is_total else cells.double() * grid.sizes(cells.device)
+    error = (grid.sum(fine.double()) - mass).abs().flatten(1).amax(1)
+    return error / mass.abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _to_dict(upsampler: Upsampler) -> dict[str, Any]:
+    from usu_core._config import to_dict
+
+    return to_dict(upsampler)

@@ -1,0 +1,142 @@
+"""Does the mass in a box predict what hiding the box costs? Correlation and infidelity.
+
+Boxes are drawn once and the model is run once per box, whatever the number of maps compared.
+"""
+
+import torch
+from torch import Tensor
+
+from usu_core._checks import check_count
+from usu_core.metrics._references import reference_images
+from usu_core.scoring import ModelScore, ScoreFunction, model_score
+
+
+def random_boxes(
+    count: int, size: tuple[int, int], *, seed: int = 0, shares: tuple[float, float] = (0.1, 0.5)
+) -> Tensor:
+    """Draw boxes uniformly in place and size.
+
+    Args:
+        count: Number of boxes.
+        size: Image size (H, W).
+        seed: Seed of its own generator.
+        shares: Smallest and largest side, relative to the image's.
+
+    Returns:
+        (count, 4) int64: top, left, bottom, right.
+
+    Example:
+        >>> random_boxes(2, (10, 10), seed=1).shape
+        torch.Size([2, 4])
+    """
+    check_count("count", count)
+    generator = torch.Generator().manual_seed(seed)
+    extent = torch.tensor(size, dtype=torch.float64)
+    low, high = shares
+    draw = torch.rand(count, 4, generator=generator, dtype=torch.float64)
+    side = ((low + (high - low) * draw[:, :2]) * extent).round().clamp(min=1)
+    corner = (draw[:, 2:] * (extent - side + 1)).floor()
+    return torch.cat([corner, corner + side], 1).long()
+
+
+def box_sums(attribution: Tensor, boxes: Tensor) -> Tensor:
+    """Add a map up in each box: (B, H, W) and (N, 4) to (B, N), in float64.
+
+    Example:
+        >>> box_sums(torch.ones(1, 4, 4), torch.tensor([[0, 0, 2, 3]]))
+        tensor([[6.]], dtype=torch.float64)
+    """
+    table = torch.nn.functional.pad(attribution.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+    top, left, bottom, right = boxes.to(attribution.device).unbind(1)
+    return (
+        table[:, bottom, right]
+        - table[:, top, right]
+        - table[:, bottom, left]
+        + table[:, top, left]
+    )
+
+
+def box_effects(
+    score: ModelScore | ScoreFunction,
+    images: Tensor,
+    boxes: Tensor,
+    *,
+    reference: str | Tensor = "blur",
+    black: Tensor | float = 0.0,
+    output: str = "probability",
+    chunk_size: int = 64,
+) -> Tensor:
+    """Return what the score loses when each box is replaced by the reference.
+
+    Args:
+        score: The explained scalar.
+        images: (B, C, H, W).
+        boxes: (N, 4) from :func:`random_boxes`.
+        reference: As in :func:`deletion`.
+        black: As in :func:`deletion`.
+        output: Scale of the score.
+        chunk_size: Images per model call.
+
+    Returns:
+        (B, N), f(x) - f(x without the box), float64.
+
+    Cost:
+        ``B · (N + 1)`` model evaluations.
+    """
+    fill = reference_images(images, reference, black)
+    model, rows = model_score(score), []
+    everyone = torch.arange(len(images), device=images.device)
+    example = everyone.repeat_interleave(len(boxes))
+    place = boxes.to(images.device).repeat(len(images), 1)
+    row = torch.arange(images.shape[2], device=images.device)
+    column = torch.arange(images.shape[3], device=images.device)
+    with torch.no_grad():
+        whole = model.evaluate(images, everyone, output).double()
+        for i, box in zip(example.split(chunk_size), place.split(chunk_size), strict=True):
+            top, left, bottom, right = box[:, :, None].unbind(1)
+            inside = ((row >= top) & (row < bottom))[:, :, None]
+            inside = inside & ((column >= left) & (column < right))[:, None, :]
+            mixed = torch.where(inside.unsqueeze(1), fill[i], images[i])
+            rows.append(model.evaluate(mixed, i, output).double())
+    return whole[:, None] - torch.cat(rows).view(len(images), len(boxes))
+
+
+def box_correlation(effects: Tensor, sums: Tensor) -> Tensor:
+    """Pearson correlation of effects and attributed mass per example, (B, N) twice to (B,).
+
+    Higher is better; 0 where either is constant. Free of the map's scale and offset per area.
+
+    Example:
+        >>> effects = torch.tensor([[1.0, 2.0, 3.0]]).double()
+        >>> box_correlation(effects, 10 * effects).round(decimals=6)
+        tensor([1.], dtype=torch.float64)
+    """
+    a = effects - effects.mean(1, keepdim=True)
+    b = sums - sums.mean(1, keepdim=True)
+    norm = a.norm(dim=1) * b.norm(dim=1)
+    return torch.where(norm > 0, (a * b).sum(1) / norm.where(norm > 0, 1.0), 0.0)
+
+
+def scale_optimised_infidelity(effects: Tensor, sums: Tensor) -> Tensor:
+    """Share of the effects' energy the attributed mass cannot explain, at its best scale.
+
+    Infidelity (Yeh et al., 2019) with the factor β = <effects, sums> / <sums, sums> that serves
+    the map best, relative to <effects, effects>. Without it, infidelity mostly measures the scale
+    of a map: dividing any map by its maximum changes it by orders of magnitude.
+
+    Args:
+        effects: (B, N) from :func:`box_effects`.
+        sums: (B, N) from :func:`box_sums`.
+
+    Returns:
+        (B,), 0 (all explained) to 1 (nothing); 0 where there are no effects. Lower is better.
+
+    Example:
+        >>> effects = torch.tensor([[1.0, 1.0]]).double()
+        >>> scale_optimised_infidelity(effects, torch.tensor([[5.0, 0.0]]).double())
+        tensor([0.5000], dtype=torch.float64)
+    """
+    energy, mass = effects.square().sum(1), sums.square().sum(1)
+    explained = (effects * sums).sum(1).square() / mass.where(mass > 0, 1.0)
+    share = 1.0 - explained / energy.where(energy > 0, 1.0)
+    return share.clamp(0, 1).where(energy > 0, 0.0)

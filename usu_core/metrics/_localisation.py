@@ -1,0 +1,89 @@
+"""Agreement of a map with a known region."""
+
+from torch import Tensor
+
+from usu_core._checks import check_finite
+from usu_core.metrics._curves import _ranks
+
+
+def matched_area_iou(attribution: Tensor, mask: Tensor) -> Tensor:
+    """Intersection over union of the mask and as many top-ranked pixels as it has.
+
+    Free of any threshold and of the map's scale. Ties are broken by order in memory.
+
+    Args:
+        attribution: (B, *pixels).
+        mask: (B, *pixels) bool, not empty.
+
+    Returns:
+        (B,), 0 to 1, higher is better.
+
+    Raises:
+        ValueError: If shapes differ, a mask is empty, or the map is not finite.
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False, False]])
+        >>> matched_area_iou(torch.tensor([[3.0, 0.0, 2.0, 1.0]]), mask)
+        tensor([0.3333])
+    """
+    _check(attribution, mask)
+    area = mask.flatten(1).sum(1)
+    top = _ranks(attribution, None).flatten(1) < area[:, None]
+    inside = mask.flatten(1)
+    return (top & inside).sum(1) / (top | inside).sum(1)
+
+
+def concentration(attribution: Tensor, mask: Tensor) -> Tensor:
+    """Share of the positive attribution that lies inside the mask.
+
+    Args:
+        attribution: (B, *pixels), density or mass.
+        mask: (B, *pixels) bool, not empty.
+
+    Returns:
+        (B,), 0 to 1, higher is better; 0 for a map without positive values.
+
+    Example:
+        >>> mask = torch.tensor([[True, False, False]])
+        >>> concentration(torch.tensor([[3.0, 1.0, -5.0]]), mask)
+        tensor([0.7500])
+    """
+    _check(attribution, mask)
+    positive = attribution.clamp(min=0).flatten(1)
+    total = positive.sum(1)
+    return (positive * mask.flatten(1)).sum(1) / total.where(total > 0, 1.0)
+
+
+def pointing_game(attribution: Tensor, mask: Tensor) -> Tensor:
+    """Whether the largest value lies inside the mask (Zhang et al., 2018).
+
+    Where several pixels share the largest value, the share of them inside: a flat map earns what
+    chance would.
+
+    Args:
+        attribution: (B, *pixels).
+        mask: (B, *pixels) bool, not empty.
+
+    Returns:
+        (B,), 0 to 1, higher is better.
+
+    Example:
+        >>> mask = torch.tensor([[True, False]])
+        >>> pointing_game(torch.tensor([[1.0, 1.0]]), mask)
+        tensor([0.5000])
+    """
+    _check(attribution, mask)
+    flat = attribution.flatten(1)
+    top = flat == flat.amax(1, keepdim=True)
+    return (top & mask.flatten(1)).sum(1) / top.sum(1)
+
+
+def _check(attribution: Tensor, mask: Tensor) -> None:
+    if attribution.shape != mask.shape:
+        raise ValueError(
+            "attribution and mask must have the same shape, got "
+            f"{tuple(attribution.shape)} and {tuple(mask.shape)}."
+        )
+    if not bool(mask.flatten(1).any(1).all()):
+        raise ValueError("mask must mark at least one pixel of every example, got an empty one.")
+    check_finite("attribution", attribution)

@@ -1,0 +1,119 @@
+"""The scalar of the model that is explained."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from usu_core._checks import check_choice
+
+OUTPUTS = ("probability", "logit", "log-odds")
+
+ScoreFunction = Callable[[Tensor], Tensor]
+"""Images (N, C, *pixels) to scores (N,)."""
+
+
+@runtime_checkable
+class ModelScore(Protocol):
+    """A score that knows which example an image was made from, and which scale is wanted.
+
+    Batches whose examples have different targets need the first; scorers choose the second.
+    """
+
+    def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
+        """Score perturbed images.
+
+        Args:
+            images: (N, C, *pixels), each a perturbed copy of one example of the batch.
+            example: (N,) int64, the example's index in the batch.
+            output: ``"probability"``, ``"logit"`` or ``"log-odds"``.
+
+        Returns:
+            (N,) scores, differentiable where gradients are enabled.
+        """
+        ...
+
+
+class _Plain:
+    """A plain function, which decides target and scale itself."""
+
+    def __init__(self, function: ScoreFunction) -> None:
+        self._function = function
+
+    def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
+        return self._function(images)
+
+
+class CountedScore:
+    """Checks what a score returns and counts the images it was asked about."""
+
+    def __init__(self, score: "ModelScore | ScoreFunction") -> None:
+        self._score = model_score(score)
+        self.evaluations = 0
+
+    def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
+        """Score images as the wrapped score does."""
+        values = self._score.evaluate(images, example, output)
+        self.evaluations += len(images)
+        if not isinstance(values, Tensor) or values.numel() != len(images):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"score must return one number per image, got {got} for {len(images)} images."
+            )
+        values = values.reshape(len(images))
+        # Scores are differences of close numbers: keep half precision out of them.
+        return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def model_score(score: "ModelScore | ScoreFunction") -> ModelScore:
+    """Return ``score`` as a :class:`ModelScore`, wrapping plain functions.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(score, ModelScore):
+        return score
+    if not callable(score):
+        raise TypeError(
+            "score must be a function from images (N, C, H, W) to (N,), got "
+            f"{type(score).__name__}."
+        )
+    return _Plain(score)
+
+
+def class_scores(outputs: Tensor, output: str = "probability") -> Tensor:
+    """Turn a classifier's outputs into probabilities, logits or log-odds.
+
+    Args:
+        outputs: Logits (N, classes), or (N,) or (N, 1) for one scalar per example. Rows that are
+            already probabilities (non-negative, summing to one) are recognised.
+        output: ``"probability"`` (softmax; sigmoid for a single logit), ``"logit"`` (unchanged)
+            or ``"log-odds"`` (log p - log(1 - p), which does not saturate).
+
+    Returns:
+        Same shape, float32 or float64. Outputs of other ranks, and one scalar per example, have
+        no classes to compete and come back unchanged.
+
+    Example:
+        >>> class_scores(torch.tensor([[0.0, 0.0]]))
+        tensor([[0.5000, 0.5000]])
+        >>> class_scores(torch.tensor([[2.0, 2.0]]), "log-odds")
+        tensor([[0., 0.]])
+    """
+    check_choice("output", output, OUTPUTS)
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    if outputs.dim() != 2 or outputs.shape[1] < 2 or output == "logit":
+        return outputs
+    given = outputs.detach()
+    if bool(((given >= 0).all(1) & ((given.sum(1) - 1).abs() < 1e-3)).all()):
+        log_p = outputs.clamp(min=1e-12).log()
+    else:
+        log_p = outputs.log_softmax(1)
+    if output == "probability":
+        return log_p.exp()
+    # For the most probable class 1 - p may round to 0: add the other classes up instead.
+    top = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, log_p.argmax(1, keepdim=True), True)
+    rest = log_p.masked_fill(top, -torch.inf).logsumexp(1, keepdim=True)
+    others = torch.log1p(-log_p.exp().masked_fill(top, 0.0)).where(~top, rest)
+    return log_p - others

@@ -1,0 +1,128 @@
+"""Shapley values of segments by regression on random coalitions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from usu_core._checks import check_choice, check_count
+from usu_core.scoring._fills import FILLS, fill_images
+from usu_core.scoring._model import OUTPUTS, ModelScore
+
+
+@dataclass(frozen=True)
+class ShapleyRegression:
+    """Estimate each segment's Shapley value, clipped at 0.
+
+    Draws coalitions of segments from the Shapley kernel's size distribution, each with its
+    complement, keeps their pixels and fills the rest, and solves the least-squares problem whose
+    solution is the Shapley value (Lundberg and Lee, 2017; paired sampling of Covert and Lee,
+    2021), under the constraint that values sum to f(x) - f(fill).
+
+    Args:
+        samples: Coalitions per image, rounded up to a pair.
+        fill: What replaces absent segments: ``"blur"``, ``"mean"``, ``"zero"`` or a tensor.
+        output: Scale of the model's score.
+        chunk_size: Images per model call.
+        seed: Seed of its own random generator; the global one is not touched.
+
+    Cost:
+        ``samples + 2`` model evaluations per image and level, whatever the number of segments.
+        Exact for additive models once samples reach a few times the number of segments.
+
+    Example:
+        >>> from usu_core.scoring import model_score
+        >>> total = model_score(lambda images: images.sum((1, 2)))
+        >>> labels, active = torch.tensor([[0, 1, 2]]), torch.ones(1, 3).bool()
+        >>> scorer = ShapleyRegression(samples=16, fill="zero")
+        >>> scorer(torch.tensor([[[1.0, 2.0, 3.0]]]), labels, active, total).round(decimals=3)
+        tensor([[1., 2., 3.]])
+    """
+
+    samples: int = 512
+    fill: str | Tensor = "blur"
+    output: str = "probability"
+    chunk_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_count("samples", self.samples, 2)
+        check_count("chunk_size", self.chunk_size)
+        check_choice("output", self.output, OUTPUTS)
+        if not isinstance(self.fill, Tensor):
+            check_choice("fill", self.fill, FILLS)
+
+    def __call__(self, images: Tensor, labels: Tensor, active: Tensor, score: ModelScore) -> Tensor:
+        """Score the active segments; see :class:`Scorer`. Inactive ones stay in the image."""
+        fill = fill_images(images, self.fill)
+        generator = torch.Generator().manual_seed(self.seed)
+        rows = []
+        with torch.no_grad():
+            for i in range(len(images)):
+                players = active[i].nonzero().flatten()
+                row = torch.zeros(active.shape[1], device=images.device)
+                if len(players):
+                    row[players] = self._values(i, players, images, fill, labels, score, generator)
+                rows.append(row)
+        return torch.stack(rows).clamp(min=0)
+
+    def _values(
+        self,
+        i: int,
+        players: Tensor,
+        images: Tensor,
+        fill: Tensor,
+        labels: Tensor,
+        score: ModelScore,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Estimate the Shapley values of one image's active segments."""
+        count = len(players)
+        drawn = _coalitions(count, self.samples, generator).to(images.device)
+        edges = torch.stack([torch.zeros_like(drawn[0]), torch.ones_like(drawn[0])])
+        present = torch.cat([edges, drawn])
+        seats = torch.ones(
+            len(present), int(labels[i].max()) + 1, dtype=torch.bool, device=images.device
+        )
+        seats[:, players] = present
+        values = []
+        for chunk in seats.split(self.chunk_size):
+            mask = chunk[:, labels[i]].unsqueeze(1)
+            mixed = torch.where(mask, images[i], fill[i])
+            example = torch.full((len(chunk),), i, device=images.device)
+            values.append(score.evaluate(mixed, example, self.output))
+        outcome = torch.cat(values).double()
+        if count == 1:
+            return (outcome[1] - outcome[0]).float().expand(1)
+        return _solve(present[2:].double(), outcome).float()
+
+
+def _coalitions(count: int, samples: int, generator: torch.Generator) -> Tensor:
+    """Draw (samples, count) coalitions by the Shapley kernel, each followed by its complement."""
+    pairs = -(-samples // 2)
+    if count == 1:
+        return torch.zeros(0, 1, dtype=torch.bool)
+    sizes = torch.arange(1, count, dtype=torch.float64)
+    kernel = 1.0 / (sizes * (count - sizes))
+    size = torch.multinomial(kernel, pairs, replacement=True, generator=generator) + 1
+    rank = torch.rand(pairs, count, generator=generator).argsort(1).argsort(1)
+    half = rank < size[:, None]
+    return torch.stack([half, ~half], 1).flatten(0, 1)
+
+
+def _solve(present: Tensor, outcome: Tensor) -> Tensor:
+    """Least squares for the values, constrained to sum to the gap between all and none.
+
+    The sampling already follows the kernel, so all coalitions weigh the same.
+    """
+    count, base = present.shape[1], outcome[0]
+    gap = outcome[1] - base
+    gram = present.T @ present / len(present)
+    target = present.T @ (outcome[2:] - base) / len(present)
+    # A ridge far below the kernel's smallest eigenvalue: defined even with too few coalitions.
+    gram = gram + 1e-6 * torch.eye(count, dtype=gram.dtype, device=gram.device)
+    ones = torch.ones(count, 1, dtype=gram.dtype, device=gram.device)
+    both: Tensor = torch.linalg.solve(gram, torch.cat([target[:, None], ones], 1))
+    excess = (both[:, 0].sum() - gap) / both[:, 1].sum()
+    return both[:, 0] - excess * both[:, 1]

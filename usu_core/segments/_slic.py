@@ -1,0 +1,86 @@
+"""Superpixels of several sizes, nested by construction."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from usu_core._checks import check_count, check_positive
+from usu_core.segments._labels import nest
+from usu_core.segments._protocol import check_images
+
+
+@dataclass(frozen=True)
+class Slic:
+    """Segment by SLIC superpixels (scikit-image), one level per size.
+
+    Every level is segmented on its own; then each fine superpixel joins the coarse one it overlaps
+    most, so that levels nest and borders follow the finest level.
+
+    Args:
+        segments: About how many segments per level, coarsest first.
+        compactness: Weight of position against colour; larger is squarer.
+        sigma: Width in pixels of the blur before segmenting.
+
+    Raises:
+        ValueError: If the sizes do not grow or a number is not positive.
+
+    Cost:
+        About 70 ms per level and 224 × 224 image on one CPU core, on the CPU whatever the device.
+        Deterministic: the same image gives the same segments, alone or in a batch.
+
+    Example:
+        >>> images = torch.zeros(1, 3, 64, 64)
+        >>> images[..., 32:] = 1.0
+        >>> [int(level.max()) + 1 for level in Slic(segments=(4, 16))(images)]
+        [4, 16]
+    """
+
+    segments: tuple[int, ...] = (16, 64, 256)
+    compactness: float = 10.0
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not self.segments:
+            raise ValueError("segments must hold at least one level, got none.")
+        for number in self.segments:
+            check_count("segments", number)
+        if list(self.segments) != sorted(set(self.segments)):
+            raise ValueError(f"segments must grow from level to level, got {self.segments}.")
+        check_positive("compactness", self.compactness)
+        if self.sigma < 0:
+            raise ValueError(f"sigma must not be negative, got {self.sigma}.")
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return one nested label map per level."""
+        check_images(images)
+        if not 4 <= images.dim() <= 5:
+            raise ValueError(
+                f"images must have two or three spatial dimensions for Slic, got shape "
+                f"{tuple(images.shape)}. Try Quadtree."
+            )
+        # One transfer for the whole batch; scikit-image works on the CPU.
+        batch = images.detach().to("cpu", torch.float32)
+        rows = [self._segment(image) for image in batch]
+        return tuple(torch.stack(level).to(images.device) for level in zip(*rows, strict=True))
+
+    def _segment(self, image: Tensor) -> tuple[Tensor, ...]:
+        from skimage.segmentation import slic
+
+        # Models see normalised values; SLIC's colour distance wants [0, 1].
+        low, high = torch.aminmax(image)
+        array = ((image - low) / (high - low).clamp(min=1e-12)).movedim(0, -1).numpy()
+        levels = [
+            slic(
+                array,
+                n_segments=number,
+                compactness=self.compactness,
+                sigma=self.sigma,
+                start_label=0,
+                channel_axis=-1,
+                convert2lab=array.shape[-1] == 3,
+            )
+            for number in self.segments
+        ]
+        return nest([torch.from_numpy(level).long() for level in levels])
