@@ -8,6 +8,7 @@ from usu_core import metrics, scoring, segments
 from usu_core._cells import CellGrid
 from usu_core._config import from_dict, from_toml, to_dict, to_toml
 from usu_core._desiderata import Desiderata, alpha_beta_errors, desiderata
+from usu_core._guided import IWMR, USU, ScoreMapOnly, Tilted
 from usu_core._interpolation import interpolate
 from usu_core._potentials import (
     LogPotential,
@@ -19,7 +20,9 @@ from usu_core._potentials import (
 from usu_core._redistribution import iwmr, usu
 from usu_core._refinement import Refinement, ScoreMap, heterogeneity, score_levels
 from usu_core._registry import AnyUpsampler, available, resolve
-from usu_core._upsamplers import IWMR, USU, Interpolation, ScoreMapOnly, Upsampler, Upsampling
+from usu_core._scaling import scale_to_unit
+from usu_core._tilting import tilt
+from usu_core._upsamplers import Interpolation, Upsampler, Upsampling
 from usu_core._version import __version__
 from usu_core.scoring import GradientScorer, MaskedPerturbation, ShapleyRegression
 from usu_core.segments import GivenLabels, Quadtree, Slic
@@ -41,6 +44,7 @@ __all__ = [
     "ScoreMapOnly",
     "ShapleyRegression",
     "Slic",
+    "Tilted",
     "Upsampler",
     "Upsampling",
     "__version__",
@@ -57,10 +61,12 @@ __all__ = [
     "metrics",
     "power_potential",
     "resolve",
+    "scale_to_unit",
     "score_levels",
     "scoring",
     "segments",
     "tensor_potential",
+    "tilt",
     "to_dict",
     "to_toml",
     "usu",

@@ -6,6 +6,7 @@ skipped while ``torch.compile`` traces.
 
 import difflib
 import math
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -74,7 +75,8 @@ def check_unit_interval(name: str, value: Tensor) -> None:
 
 def check_size(name: str, value: Sequence[int]) -> tuple[int, ...]:
     """Return ``value`` as a tuple of positive integers of length 1, 2 or 3."""
-    size = tuple(int(v) for v in value)
+    # Unlike int(), index() refuses fractions, and makes a compiler specialise on the size.
+    size = tuple(operator.index(v) for v in value)
     if not 1 <= len(size) <= 3:
         raise ValueError(f"{name} must have 1, 2 or 3 dimensions, got {size}.")
     if min(size) < 1:

@@ -5,8 +5,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from usu_core._checks import check_choice
+from usu_core._guided import IWMR, USU, ScoreMapOnly, Tilted
 from usu_core._refinement import Refinement
-from usu_core._upsamplers import IWMR, USU, Interpolation, ScoreMapOnly, Upsampler
+from usu_core._upsamplers import Interpolation, Upsampler
 from usu_core.scoring import GradientScorer, MaskedPerturbation, ShapleyRegression
 from usu_core.segments import Quadtree, Slic
 
@@ -22,6 +23,7 @@ _CLASSES: dict[str, type[Any]] = {
         ScoreMapOnly,
         ShapleyRegression,
         Slic,
+        Tilted,
         USU,
     )
 }

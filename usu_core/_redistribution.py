@@ -5,6 +5,7 @@ Scores say *where* in a cell mass goes, cells say *how much* there is.
 """
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def usu(
     """
     check_choice("convention", convention, CONVENTIONS)
     check_choice("negative", negative, NEGATIVES)
-    cells, scores, grid = _prepare(cells, scores, grid, convention)
+    cells, scores, grid = prepare(cells, scores, grid, convention)
     if negative == "invert":
 
         def allocate(part: Tensor, phi: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ def iwmr(
     check_choice("prior", prior, PRIORS)
     check_choice("importance", importance, IMPORTANCES)
     check_positive("importance_temperature", importance_temperature)
-    cells, scores, grid = _prepare(cells, scores, grid, convention)
+    cells, scores, grid = prepare(cells, scores, grid, convention)
     sizes = grid.sizes(cells.device).to(cells.dtype)
 
     def move(part: Tensor, phi: Tensor) -> Tensor:
@@ -166,9 +167,13 @@ def iwmr(
         mass = part * sizes if convention == "density" else part
         level = grid.max(phi) if importance == "max" else grid.mean(phi)
         weight = mass.abs() if prior == "mass" else sizes.expand_as(mass)
-        # A softmax over log-weights: no overflow, and cells without weight drop out as -inf.
-        logits = (level / importance_temperature + weight.log()).flatten(1)
-        share = torch.softmax(logits, 1).nan_to_num(0.0).view_as(mass)
+        # A softmax over log-weights: no overflow, and cells without weight drop out. Gaps to the
+        # most important cell instead of levels, or a tiny temperature would round weights away.
+        holds = (weight > 0).flatten(1)
+        level, weight = level.flatten(1).where(holds, -torch.inf), weight.flatten(1)
+        gap = (level - level.amax(1, keepdim=True)) / importance_temperature
+        logits = (gap + weight.where(holds, 1.0).log()).where(holds, torch.finfo(gap.dtype).min)
+        share = torch.softmax(logits, 1).view_as(mass)
         moved = share * mass.flatten(1).sum(1).view(-1, *[1] * len(grid.cells))
         if convention == "density":
             moved = moved / sizes.clamp(min=1)
@@ -189,7 +194,7 @@ def _by_sign(
     return positive - redistribute((-cells).clamp(min=0), 1.0 - scores)
 
 
-def _prepare(
+def prepare(
     cells: Tensor, scores: Tensor, grid: CellGrid | None, convention: str
 ) -> tuple[Tensor, Tensor, CellGrid]:
     """Check the operators' common arguments and bring them to one dtype."""
@@ -221,19 +226,20 @@ def _prepare(
     check_unit_interval("scores", scores)
     dtype = torch.promote_types(torch.promote_types(cells.dtype, scores.dtype), torch.float32)
     cells, scores = cells.to(dtype), scores.to(dtype)
-    if convention == "total":
-        if bool((grid.sizes() == 0).any()):
-            raise ValueError(
-                "grid must give every cell a pixel under convention='total', got cells outside "
-                "the image, whose mass would vanish. Try convention='density'."
-            )
-    elif not torch.compiler.is_compiling() and cells.numel():
-        largest = float(cells.detach().abs().amax()) * int(grid.sizes().max())
-        if largest > torch.finfo(dtype).max:
-            raise ValueError(
-                f"cells must not exceed {torch.finfo(dtype).max:.3g} times the inverse of a "
-                f"cell's size, got a mass of {largest:.3g}. Try cells.double() or rescale."
-            )
+    if torch.compiler.is_compiling() or cells.numel() == 0:
+        return cells, scores, grid
+    if convention == "total" and bool((grid.sizes() == 0).any()):
+        raise ValueError(
+            "grid must give every cell a pixel under convention='total', got cells outside the "
+            "image, whose mass would vanish. Try convention='density'."
+        )
+    limit = torch.finfo(dtype).max / prod(grid.cells if convention == "total" else grid.pixels)
+    largest = float(cells.detach().abs().amax())
+    if largest > limit:
+        raise ValueError(
+            f"cells must not exceed {limit:.3g}, or the map's total mass might overflow "
+            f"{dtype}, got {largest:.3g}. Try cells.double() or rescale."
+        )
     return cells, scores, grid
 
 
@@ -255,12 +261,12 @@ def _allocate(
         total = grid.sum(weight).clamp(min=torch.finfo(weight.dtype).tiny)
         weight = weight / grid.expand(total).where(grid.labels(cells.device) >= 0, 1.0)
         return weight * grid.expand(factor)
-    blocks = grid.split(energy, -torch.inf)
-    peak = blocks.amax(grid.within, keepdim=True).clamp(min=torch.finfo(blocks.dtype).min)
+    weight = grid.split(energy, -torch.inf)
+    peak = weight.amax(grid.within, keepdim=True).clamp(min=torch.finfo(weight.dtype).min)
     if torch.is_grad_enabled() and (cells.requires_grad or scores.requires_grad):
-        weight = ((blocks - peak) / temperature).exp()
+        weight = ((weight - peak) / temperature).exp()
     else:  # Nothing will ask for the intermediate values, so one buffer serves for all of them.
-        weight = (blocks - peak).div_(temperature).exp_()
+        weight = (weight - peak).div_(temperature).exp_()
     total = weight.sum(grid.within, keepdim=True).clamp(min=1.0)
     share = factor.view(factor.shape[0], *[n for c in grid.cells for n in (c, 1)]) / total
     return grid.join(weight * share if weight.requires_grad else weight.mul_(share))

@@ -81,8 +81,8 @@ class ScoreMap:
     """Scores of every pixel, and how they came about.
 
     Attributes:
-        values: Φ in [0, 1], (B, *pixels); each image's largest score over all depths is 1, unless
-            nothing it contains matters to the model.
+        values: Φ in [0, 1], (B, *pixels); each image's largest score is 1, unless nothing in it
+            matters to the model.
         segments: The label maps (B, *pixels) that were scored, coarsest first.
         evaluations: Images the model was run on.
     """
@@ -138,6 +138,7 @@ def score_levels(
     Returns:
         Φ in [0, 1] of shape (B, *pixels), and the levels that were reached.
     """
+    score_level = scorer(images, score)
     raw: list[Tensor] = []
     settled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     for depth, labels in enumerate(levels):
@@ -148,7 +149,7 @@ def score_levels(
             active &= ~settled[:, None]
             if not bool(active.any()):
                 break
-        values = scorer(images, labels, active, score)
+        values = score_level(labels, active)
         fine = segment_expand(values, labels)
         if depth:
             # Segments that were not split keep the score of their parent.
@@ -198,4 +199,5 @@ def _merge(scores: Sequence[Tensor], levels: Sequence[Tensor], refinement: Refin
             strength = segment_expand(peak, coarse)
         alpha = torch.sigmoid(-(strength - refinement.centre) / refinement.width)
         merged = alpha * merged + (1 - alpha) * scores[depth]
-    return merged.clamp(0, 1)
+    # Blends fall short of 1; a temperature should mean the same for every image.
+    return _normalise([merged])[0]

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from usu_core._checks import check_choice
-from usu_core._upsamplers import IWMR, USU, Interpolation, ScoreMapOnly
+from usu_core._guided import IWMR, USU, ScoreMapOnly, Tilted
+from usu_core._upsamplers import Interpolation
 from usu_core.scoring import GradientScorer
 from usu_core.segments import Quadtree
 
@@ -25,8 +26,9 @@ _BUILT_IN: dict[str, AnyUpsampler] = {
     "bilinear-conserving": Interpolation("bilinear-conserving"),
     "usu": USU(),
     "usu-fast": USU(segmenter=Quadtree((14, 28)), scorer=GradientScorer()),
-    "iwmr": IWMR(prior="uniform"),
+    "iwmr": IWMR(prior="uniform", importance="max"),
     "iwmr-mass": IWMR(prior="mass"),
+    "tilted": Tilted(),
     "score-map": ScoreMapOnly(),
 }
 
@@ -45,7 +47,7 @@ def resolve(upsampler: str | AnyUpsampler) -> Any:
     """Return the upsampler of a name; objects come back as they are.
 
     Other packages add names through the entry-point group ``usu.upsamplers``, each pointing to
-    an upsampler object or to a class or function that returns one without arguments.
+    an upsampler object or to a class that makes one without arguments.
 
     Args:
         upsampler: A name, or a callable used as an :class:`Upsampler`.

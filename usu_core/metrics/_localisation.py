@@ -3,13 +3,13 @@
 from torch import Tensor
 
 from usu_core._checks import check_finite
-from usu_core.metrics._curves import _ranks
 
 
 def matched_area_iou(attribution: Tensor, mask: Tensor) -> Tensor:
     """Intersection over union of the mask and as many top-ranked pixels as it has.
 
-    Free of any threshold and of the map's scale. Ties are broken by order in memory.
+    Free of any threshold and of the map's scale. Pixels tied at the edge of the selection count
+    in proportion, for any order among them would be an accident.
 
     Args:
         attribution: (B, *pixels).
@@ -27,10 +27,13 @@ def matched_area_iou(attribution: Tensor, mask: Tensor) -> Tensor:
         tensor([0.3333])
     """
     _check(attribution, mask)
-    area = mask.flatten(1).sum(1)
-    top = _ranks(attribution, None).flatten(1) < area[:, None]
-    inside = mask.flatten(1)
-    return (top & inside).sum(1) / (top | inside).sum(1)
+    flat, inside = attribution.flatten(1), mask.flatten(1)
+    area = inside.sum(1, keepdim=True)
+    threshold = flat.sort(1, descending=True).values.gather(1, area - 1)
+    above, tied = flat > threshold, flat == threshold
+    share = (area - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+    shared = ((above + share * tied) * inside).sum(1)
+    return shared / (2 * area.squeeze(1) - shared)
 
 
 def concentration(attribution: Tensor, mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from usu_core._checks import check_choice
 from usu_core.scoring._fills import FILLS, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
+from usu_core.scoring._protocol import LevelScorer
 from usu_core.segments import segment_mean
 
 
@@ -26,13 +27,13 @@ class GradientScorer:
         ValueError: When called, if the score does not depend differentiably on the images.
 
     Cost:
-        One forward and one backward pass per level. Gradients of parameters are not touched.
+        One forward and one backward pass. Gradients of parameters are not touched.
 
     Example:
         >>> from usu_core.scoring import model_score
         >>> product = model_score(lambda images: images.prod(2).sum(1))
-        >>> labels, active = torch.tensor([[0, 1]]), torch.ones(1, 2).bool()
-        >>> GradientScorer(fill="zero")(torch.tensor([[[2.0, 3.0]]]), labels, active, product)
+        >>> score_level = GradientScorer(fill="zero")(torch.tensor([[[2.0, 3.0]]]), product)
+        >>> score_level(torch.tensor([[0, 1]]), torch.ones(1, 2).bool())
         tensor([[6., 6.]])
     """
 
@@ -45,17 +46,24 @@ class GradientScorer:
         if not isinstance(self.fill, Tensor):
             check_choice("fill", self.fill, FILLS)
 
-    def __call__(self, images: Tensor, labels: Tensor, active: Tensor, score: ModelScore) -> Tensor:
-        """Score the active segments; see :class:`Scorer`."""
+    def __call__(self, images: Tensor, score: ModelScore) -> LevelScorer:
+        """Take the gradient once, for all levels; see :class:`Scorer`."""
+        images = images.detach()
         everyone = torch.arange(len(images), device=images.device)
         with torch.enable_grad():
-            inputs = images.detach().clone().requires_grad_()
+            inputs = images.clone().requires_grad_()
             values = score.evaluate(inputs, everyone, self.output)
-            if not values.requires_grad:
+            gradient = None
+            if values.requires_grad:
+                (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
+            if gradient is None:
                 raise ValueError(
                     "score must be differentiable in the images for GradientScorer, got values "
                     "without a gradient. Try scorer=MaskedPerturbation()."
                 )
-            (gradient,) = torch.autograd.grad(values.sum(), inputs)
         effect = (gradient * (images - fill_images(images, self.fill))).sum(1).abs().float()
-        return segment_mean(effect, labels, active.shape[1]) * active
+
+        def score_level(labels: Tensor, active: Tensor) -> Tensor:
+            return segment_mean(effect, labels, active.shape[1]) * active
+
+        return score_level

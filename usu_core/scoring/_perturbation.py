@@ -8,6 +8,7 @@ from torch import Tensor
 from usu_core._checks import check_choice, check_count
 from usu_core.scoring._fills import FILLS, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
+from usu_core.scoring._protocol import LevelScorer
 
 MODES = ("drop", "keep", "both")
 
@@ -34,7 +35,8 @@ class MaskedPerturbation:
         >>> scorer = MaskedPerturbation(fill="zero")
         >>> from usu_core.scoring import model_score
         >>> total = model_score(lambda images: images.sum((1, 2)))
-        >>> scorer(torch.tensor([[[1.0, 2.0, 5.0]]]), labels, torch.ones(1, 2).bool(), total)
+        >>> score_level = scorer(torch.tensor([[[1.0, 2.0, 5.0]]]), total)
+        >>> score_level(labels, torch.ones(1, 2).bool())
         tensor([[3., 5.]])
     """
 
@@ -51,23 +53,30 @@ class MaskedPerturbation:
         if not isinstance(self.fill, Tensor):
             check_choice("fill", self.fill, FILLS)
 
-    def __call__(self, images: Tensor, labels: Tensor, active: Tensor, score: ModelScore) -> Tensor:
-        """Score the active segments; see :class:`Scorer`."""
+    def __call__(self, images: Tensor, score: ModelScore) -> LevelScorer:
+        """Score the unmasked images once; see :class:`Scorer`."""
         fill = fill_images(images, self.fill)
         everyone = torch.arange(len(images), device=images.device)
-        example, segment = active.nonzero(as_tuple=True)
-        parts = []
         with torch.no_grad():
+            whole = nothing = images.new_zeros(0)
             if self.mode != "keep":
-                whole = score.evaluate(images, everyone, self.output)[example]
-                left = self._masked(fill, images, labels, example, segment, score)
-                parts.append((whole - left).clamp(min=0))
+                whole = score.evaluate(images, everyone, self.output)
             if self.mode != "drop":
-                nothing = score.evaluate(fill, everyone, self.output)[example]
+                nothing = score.evaluate(fill, everyone, self.output)
+
+        def score_level(labels: Tensor, active: Tensor) -> Tensor:
+            example, segment = active.nonzero(as_tuple=True)
+            parts = []
+            if self.mode != "keep":
+                left = self._masked(fill, images, labels, example, segment, score)
+                parts.append((whole[example] - left).clamp(min=0))
+            if self.mode != "drop":
                 alone = self._masked(images, fill, labels, example, segment, score)
-                parts.append((alone - nothing).clamp(min=0))
-        values = torch.stack(parts).mean(0)
-        return values.new_zeros(active.shape).index_put_((example, segment), values)
+                parts.append((alone - nothing[example]).clamp(min=0))
+            values = torch.stack(parts).mean(0)
+            return values.new_zeros(active.shape).index_put_((example, segment), values)
+
+        return score_level
 
     def _masked(
         self,
@@ -81,12 +90,13 @@ class MaskedPerturbation:
         """Score images that are ``inside`` within one segment and ``outside`` elsewhere."""
         results = []
         ones = (1,) * (labels.dim() - 1)
-        for i, p in zip(
-            example.split(self.chunk_size), segment.split(self.chunk_size), strict=True
-        ):
-            mask = (labels[i] == p.view(-1, *ones)).unsqueeze(1)
-            mixed = torch.where(mask, inside[i], outside[i])
-            if mixed.dim() == 4:  # Convolutions are faster on it, and it costs one copy.
-                mixed = mixed.contiguous(memory_format=torch.channels_last)
-            results.append(score.evaluate(mixed, i, self.output))
+        with torch.no_grad():
+            for i, p in zip(
+                example.split(self.chunk_size), segment.split(self.chunk_size), strict=True
+            ):
+                mask = (labels[i] == p.view(-1, *ones)).unsqueeze(1)
+                mixed = torch.where(mask, inside[i], outside[i])
+                if mixed.dim() == 4:  # Convolutions are faster on it, and it costs one copy.
+                    mixed = mixed.contiguous(memory_format=torch.channels_last)
+                results.append(score.evaluate(mixed, i, self.output))
         return torch.cat(results)

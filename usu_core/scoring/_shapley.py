@@ -8,6 +8,7 @@ from torch import Tensor
 from usu_core._checks import check_choice, check_count
 from usu_core.scoring._fills import FILLS, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
+from usu_core.scoring._protocol import LevelScorer
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ShapleyRegression:
         >>> total = model_score(lambda images: images.sum((1, 2)))
         >>> labels, active = torch.tensor([[0, 1, 2]]), torch.ones(1, 3).bool()
         >>> scorer = ShapleyRegression(samples=16, fill="zero")
-        >>> scorer(torch.tensor([[[1.0, 2.0, 3.0]]]), labels, active, total).round(decimals=3)
+        >>> scorer(torch.tensor([[[1.0, 2.0, 3.0]]]), total)(labels, active).round(decimals=3)
         tensor([[1., 2., 3.]])
     """
 
@@ -53,19 +54,24 @@ class ShapleyRegression:
         if not isinstance(self.fill, Tensor):
             check_choice("fill", self.fill, FILLS)
 
-    def __call__(self, images: Tensor, labels: Tensor, active: Tensor, score: ModelScore) -> Tensor:
-        """Score the active segments; see :class:`Scorer`. Inactive ones stay in the image."""
+    def __call__(self, images: Tensor, score: ModelScore) -> LevelScorer:
+        """Return the regression for one level; see :class:`Scorer`.
+
+        Segments that are not active stay in the image.
+        """
         fill = fill_images(images, self.fill)
-        generator = torch.Generator().manual_seed(self.seed)
-        rows = []
-        with torch.no_grad():
-            for i in range(len(images)):
-                players = active[i].nonzero().flatten()
-                row = torch.zeros(active.shape[1], device=images.device)
+
+        def score_level(labels: Tensor, active: Tensor) -> Tensor:
+            generator = torch.Generator().manual_seed(self.seed)
+            result = torch.zeros(active.shape, device=images.device)
+            for i, row in enumerate(active):
+                players = row.nonzero().flatten()
                 if len(players):
-                    row[players] = self._values(i, players, images, fill, labels, score, generator)
-                rows.append(row)
-        return torch.stack(rows).clamp(min=0)
+                    values = self._values(i, players, images, fill, labels, score, generator)
+                    result[i, players] = values
+            return result.clamp(min=0)
+
+        return score_level
 
     def _values(
         self,
@@ -80,18 +86,19 @@ class ShapleyRegression:
         """Estimate the Shapley values of one image's active segments."""
         count = len(players)
         drawn = _coalitions(count, self.samples, generator).to(images.device)
-        edges = torch.stack([torch.zeros_like(drawn[0]), torch.ones_like(drawn[0])])
+        edges = torch.tensor([[False], [True]], device=images.device).expand(2, count)
         present = torch.cat([edges, drawn])
         seats = torch.ones(
             len(present), int(labels[i].max()) + 1, dtype=torch.bool, device=images.device
         )
         seats[:, players] = present
         values = []
-        for chunk in seats.split(self.chunk_size):
-            mask = chunk[:, labels[i]].unsqueeze(1)
-            mixed = torch.where(mask, images[i], fill[i])
-            example = torch.full((len(chunk),), i, device=images.device)
-            values.append(score.evaluate(mixed, example, self.output))
+        with torch.no_grad():
+            for chunk in seats.split(self.chunk_size):
+                mask = chunk[:, labels[i]].unsqueeze(1)
+                mixed = torch.where(mask, images[i], fill[i])
+                example = torch.full((len(chunk),), i, device=images.device)
+                values.append(score.evaluate(mixed, example, self.output))
         outcome = torch.cat(values).double()
         if count == 1:
             return (outcome[1] - outcome[0]).float().expand(1)

@@ -36,7 +36,7 @@ class Slic:
         [4, 16]
     """
 
-    segments: tuple[int, ...] = (16, 64, 256)
+    segments: tuple[int, ...] = (36, 64, 90)
     compactness: float = 10.0
     sigma: float = 1.0
 
@@ -71,15 +71,18 @@ class Slic:
         # Models see normalised values; SLIC's colour distance wants [0, 1].
         low, high = torch.aminmax(image)
         array = ((image - low) / (high - low).clamp(min=1e-12)).movedim(0, -1).numpy()
+        is_colour = array.shape[-1] == 3
+        # Compactness is meant for the range of Lab, 0 to 100; other values are taken as 0 to 1.
+        compactness = self.compactness if is_colour else self.compactness / 100
         levels = [
             slic(
                 array,
                 n_segments=number,
-                compactness=self.compactness,
+                compactness=compactness,
                 sigma=self.sigma,
                 start_label=0,
                 channel_axis=-1,
-                convert2lab=array.shape[-1] == 3,
+                convert2lab=is_colour,
             )
             for number in self.segments
         ]

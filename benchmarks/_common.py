@@ -1,0 +1,103 @@
+"""What the benchmarks share: the data folder, models, images, machine facts and strict JSON."""
+
+import csv
+import importlib.util
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MODELS = ("mobilenet_v2", "resnet18", "resnet50", "deit_tiny")
+SPLITS = ("tuning", "held-out")
+
+
+def data_folder() -> Path:
+    """Return the folder of real models and images, or stop with a clear message."""
+    given = os.environ.get("USU_DATA")
+    folder = Path(given) if given else ROOT.parent / "shared" / "data"
+    if not (folder / "load_models.py").is_file():
+        raise SystemExit(
+            f"no models and images in {folder}: set USU_DATA to a folder with load_models.py"
+        )
+    return folder
+
+
+def load_model(name: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return an ImageNet classifier and its preprocessing of uint8 (N, 3, 224, 224) images."""
+    path = data_folder() / "load_models.py"
+    spec = importlib.util.spec_from_file_location("load_models", path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model, prepare = module.imagenet(name)
+    return model.to(memory_format=torch.channels_last), prepare
+
+
+def image_files(split: str, count: int) -> list[Path]:
+    """Return ``count`` evenly spaced files of one half of the images.
+
+    Files are sorted by name; even places are for tuning, odd ones are held out. Defaults were
+    chosen on the first half alone.
+    """
+    files = sorted((data_folder() / "imagenet" / "images").glob("*.jpg"))
+    half = files[SPLITS.index(split) :: 2]
+    places = np.linspace(0, len(half) - 1, min(count, len(half))).round().astype(int)
+    return [half[i] for i in places]
+
+
+def load_image(path: Path) -> Tensor:
+    """Return the central 224 x 224 pixels as uint8 (3, 224, 224)."""
+    with Image.open(path) as image:
+        array = np.asarray(image.convert("RGB"))
+    top, left = (array.shape[0] - 224) // 2, (array.shape[1] - 224) // 2
+    return torch.from_numpy(array[top : top + 224, left : left + 224].copy()).permute(2, 0, 1)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and machine facts, for the record."""
+    packages = ("torch", "torchvision", "captum", "timm", "numpy", "scikit-image")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write strict JSON: NaN and infinity are errors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay rows out in aligned columns, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = []
+    for row in (header, ["-" * w for w in widths], *rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def class_names() -> list[str]:
+    """Return the 1000 class names, shortened to their first synonym."""
+    with (data_folder() / "imagenet" / "labels.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = {int(row["class_index"]): row["name"].split(",")[0] for row in rows}
+    return [names.get(i, str(i)) for i in range(1000)]

@@ -1,0 +1,222 @@
+"""Is redistribution better than resizing, on real classifiers and photographs?
+
+    python -m benchmarks.photographs --split held-out --out benchmarks/results/photographs.json
+
+For every image, the Grad-CAM map (ReLU, last stage) of the top-1 class is brought to the image's
+size in several ways, and each way is judged by deletion and insertion (mean over black, mean and
+blurred references; softmax probability; ties broken by the score map) and by how well the mass in
+random boxes predicts what hiding the box costs (correlation; infidelity at the best scale).
+Controls: nearest, the score map alone, RISE with as many model evaluations, and noise.
+
+``--scan`` compares settings of the score map and operators on the *tuning* half; the defaults were
+chosen from it. ``--budget`` charts quality against model evaluations. Results are appended image
+by image, so a run that was stopped continues where it was.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks._common import (
+    MODELS,
+    RESULTS,
+    SPLITS,
+    environment,
+    image_files,
+    load_image,
+    load_model,
+    table,
+    write_json,
+)
+from benchmarks._controls import rise
+from benchmarks._photograph_maps import budget_maps, main_maps, scan_maps
+from usu_captum import ForwardScore, LayerGradCam, default_layer
+from usu_core import metrics
+
+METRICS = ("deletion", "insertion", "correlation", "infidelity")
+HIGHER_IS_BETTER = {"deletion": False, "insertion": True, "correlation": True, "infidelity": False}
+STEPS, BOXES = 8, 96
+
+
+def main() -> None:
+    """Measure, print the tables and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--split", choices=SPLITS, default="held-out")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--scan", action="store_true", help="settings, on the tuning half")
+    parser.add_argument("--budget", action="store_true", help="quality against evaluations")
+    parser.add_argument("--out", type=Path, default=RESULTS / "photographs.json")
+    options = parser.parse_args()
+    if options.scan:
+        options.split = "tuning"
+    journal = options.out.with_suffix(".jsonl")
+    for name in options.models:
+        _measure(name, options, journal)
+    records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    records = [record for record in records if record["model"] in options.models]
+    summary = {name: _summarise(records, name) for name in options.models}
+    for name in options.models:
+        _print(name, summary[name])
+    write_json(
+        options.out,
+        {
+            "environment": environment(),
+            "split": options.split,
+            "steps": STEPS,
+            "boxes": BOXES,
+            "references": metrics.REFERENCES,
+            "summary": summary,
+            "images": records,
+        },
+    )
+
+
+def _measure(name: str, options: argparse.Namespace, journal: Path) -> None:
+    """Add one line per image to the journal, but for those it has."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    journal.touch()
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    done = {(record["model"], record["image"]) for record in map(json.loads, lines)}
+    files = [f for f in image_files(options.split, options.images) if (name, f.stem) not in done]
+    if not files:
+        return
+    model, prepare = load_model(name)
+    for file in tqdm(files, desc=name, unit="image"):
+        record = {"model": name, "image": file.stem}
+        record |= _measure_image(model, prepare, load_image(file), options)
+        with journal.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def _measure_image(
+    model: nn.Module,
+    prepare: Callable[[Tensor], Tensor],
+    photograph: Tensor,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    image = prepare(photograph[None])
+    black = prepare(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))[0]
+    with torch.no_grad():
+        target = int(model(image).argmax(1))
+    score = ForwardScore(model, target)
+    grad_cam = LayerGradCam(model, default_layer(model, image)[1])
+    cells: Tensor = grad_cam.attribute(
+        image, target=target, relu_attributions=True, upsampler=lambda coarse, **_: coarse
+    ).detach()
+    if options.scan:
+        maps, ties, spent = scan_maps(cells, image, score)
+    elif options.budget:
+        maps, ties, spent = budget_maps(cells, image, score)
+    else:
+        maps, ties, spent = main_maps(cells, image, score)
+        fill = image.mean((2, 3), keepdim=True).expand_as(image)
+        maps["RISE"] = rise(score, image, spent["usu"], fill=fill)
+        spent["RISE"] = spent["usu"]
+    return {
+        "target": target,
+        "evaluations": spent,
+        "metrics": _judge(model, target, image, black, maps, ties),
+    }
+
+
+def _judge(
+    model: nn.Module,
+    target: int,
+    image: Tensor,
+    black: Tensor,
+    maps: dict[str, Tensor],
+    ties: Tensor,
+) -> dict[str, dict[str, float]]:
+    """Return every metric of every map. All maps of an image are judged in one batch."""
+
+    def forward(images: Tensor) -> Tensor:
+        # Judging is most of the work. Half precision treats all maps alike; scores are made in
+        # full precision.
+        with torch.autocast(images.device.type, torch.bfloat16):
+            result: Tensor = model(images.contiguous(memory_format=torch.channels_last))
+        return result
+
+    score = ForwardScore(forward, target)
+    stacked = torch.cat([maps[name] for name in maps])
+    images = image.expand(len(stacked), -1, -1, -1)
+    found = {name: torch.zeros(len(stacked)) for name in METRICS}
+    boxes = metrics.random_boxes(BOXES, (image.shape[2], image.shape[3]), seed=0)
+    sums = metrics.box_sums(stacked, boxes)
+    for reference in metrics.REFERENCES:
+        for name, measure in (("deletion", metrics.deletion), ("insertion", metrics.insertion)):
+            curve = measure(
+                score,
+                images,
+                stacked,
+                reference=reference,
+                black=black,
+                steps=STEPS,
+                ties=ties.expand_as(stacked),
+            )
+            found[name] += curve.auc / len(metrics.REFERENCES)
+    effects = metrics.box_effects(score, image, boxes, reference="blur")
+    effects = effects.expand(len(stacked), -1)
+    found["correlation"] = metrics.box_correlation(effects, sums)
+    found["infidelity"] = metrics.scale_optimised_infidelity(effects, sums)
+    return {
+        name: {metric: float(found[metric][i]) for metric in METRICS} for i, name in enumerate(maps)
+    }
+
+
+def _summarise(records: list[dict[str, Any]], model: str) -> dict[str, Any]:
+    """Average over images, and compare each map with bilinear by paired tests."""
+    chosen = [record for record in records if record["model"] == model]
+    names = list(chosen[0]["metrics"])
+    result: dict[str, Any] = {"images": len(chosen), "maps": {}}
+    for name in names:
+        row: dict[str, Any] = {
+            "evaluations": float(np.mean([r["evaluations"].get(name, 0) for r in chosen]))
+        }
+        for metric in METRICS:
+            values = np.array([r["metrics"][name][metric] for r in chosen])
+            peer = np.array([r["metrics"]["bilinear"][metric] for r in chosen])
+            row[metric] = float(values.mean())
+            gain = (values - peer) * (1 if HIGHER_IS_BETTER[metric] else -1)
+            row[f"{metric} against bilinear"] = _paired(gain)
+        result["maps"][name] = row
+    return result
+
+
+def _paired(gain: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Return the mean gain, its bootstrap interval, the win rate and Wilcoxon's two-sided p."""
+    if len(gain) < 3 or not gain.any():
+        return {"gain": float(gain.mean()), "low": 0.0, "high": 0.0, "wins": 0.0, "p": 1.0}
+    interval = stats.bootstrap((gain,), np.mean, n_resamples=2000, rng=0).confidence_interval
+    return {
+        "gain": float(gain.mean()),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "wins": float((gain > 0).mean()),
+        "p": float(stats.wilcoxon(gain).pvalue),
+    }
+
+
+def _print(model: str, summary: dict[str, Any]) -> None:
+    print(f"\n{model}, {summary['images']} images; in brackets p against bilinear")
+    rows = []
+    for name, row in summary["maps"].items():
+        cells = [name, f"{row['evaluations']:.0f}"]
+        for metric in METRICS:
+            against = row[f"{metric} against bilinear"]
+            sign = "+" if against["gain"] > 0 else "-" if against["gain"] < 0 else " "
+            cells.append(f"{row[metric]:.3f} ({sign}{against['p']:.3f})")
+        rows.append(cells)
+    print(table(("map", "evaluations", *METRICS), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Masked perturbation and gradient scores against a model whose effects are known."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from usu_core import GradientScorer, MaskedPerturbation, Quadtree, ShapleyRegression
+from usu_core.scoring import Scorer, fill_images, model_score
+from usu_core.scoring._model import CountedScore
+from usu_core.segments import segment_mean, segment_sum
+
+FILLS = ["blur", "mean", "zero", torch.tensor([0.3, -0.2]).view(2, 1, 1)]
+
+
+def problem(rand: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, weights and labels, with four segments in one image and three in the other."""
+    images, weights = rand(2, 2, 6, 8), rand(2, 2, 6, 8) - 0.5
+    labels = Quadtree((2,))(images)[0].clone()
+    labels[1][labels[1] == 3] = 2
+    return images, weights, labels
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("mode", ["drop", "keep", "both"])
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 64])
+def test_equals_the_additive_models_own_effects(
+    rand: Any, linear: Any, fill: Any, mode: str, chunk_size: int
+) -> None:
+    images, weights, labels = problem(rand)
+    model = linear(weights)
+    active = torch.tensor([[True, True, False, True], [True, True, True, False]])
+    scorer = MaskedPerturbation(mode=mode, fill=fill, chunk_size=chunk_size)
+    values = scorer(images, model)(labels, active)
+    # Removing a segment costs what keeping it alone adds: the model has no interactions.
+    effect = ((images - fill_images(images, fill)) * weights).sum(1)
+    wanted = segment_sum(effect, labels, 4).clamp(min=0) * active
+    torch.testing.assert_close(values, wanted, atol=1e-5, rtol=1e-4)
+    modes = 2 if mode == "both" else 1
+    assert sum(model.asked) == modes * (2 + int(active.sum()))
+    assert max(model.asked) <= max(chunk_size, len(images))
+
+
+def test_the_modes_differ_where_segments_interact() -> None:
+    images, labels = torch.tensor([[[2.0, 3.0, 4.0]]]), torch.tensor([[0, 1, 2]])
+    score = model_score(lambda x: x[:, 0, 0] * x[:, 0, 1] + x[:, 0, 2])
+    wanted = {"drop": [6.0, 6.0, 4.0], "keep": [0.0, 0.0, 4.0], "both": [3.0, 3.0, 4.0]}
+    for mode, values in wanted.items():
+        scorer = MaskedPerturbation(mode=mode, fill="zero")
+        assert scorer(images, score)(labels, torch.ones(1, 3).bool()).tolist() == [values]
+
+
+@pytest.mark.parametrize("scorer", [MaskedPerturbation, GradientScorer, ShapleyRegression])
+@pytest.mark.parametrize("output", ["probability", "logit", "log-odds"])
+def test_the_wanted_output_and_the_example_reach_the_model(
+    rand: Any, linear: Any, scorer: Any, output: str
+) -> None:
+    images, weights, labels = problem(rand)
+    model = linear(weights)
+    made = scorer(output=output)
+    assert isinstance(made, Scorer)
+    made(images, model)(labels, torch.tensor([[True] * 4, [True] * 3 + [False]]))
+    assert set(model.outputs) == {output}
+    assert set(torch.cat(model.examples).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_gradient_scores_equal_their_closed_form(rand: Any, linear: Any, fill: Any) -> None:
+    images, weights, labels = problem(rand)
+    active = torch.tensor([[True, True, False, True], [True, True, True, False]])
+    values = GradientScorer(fill=fill)(images, linear(weights))(labels, active)
+    effect = (weights * (images - fill_images(images, fill))).sum(1).abs()
+    torch.testing.assert_close(values, segment_mean(effect, labels, 4) * active)
+
+
+def test_gradient_scores_ask_once_for_all_levels(rand: Any, linear: Any) -> None:
+    images, weights, labels = problem(rand)
+    model = linear(weights)
+    score_level = GradientScorer()(images, model)
+    for _ in range(3):
+        score_level(labels, torch.ones(2, 4).bool())
+    assert model.asked == [2]
+
+
+def test_gradients_of_parameters_and_flags_are_left_alone(rand: Any) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    images = rand(2, 1, 3, 4).requires_grad_()
+    labels = Quadtree((2,))(images)[0]
+    for scorer in (MaskedPerturbation(), GradientScorer(), ShapleyRegression(samples=8)):
+        score = model_score(lambda x: network(x)[:, 1])
+        with torch.no_grad():
+            scorer(images, score)(labels, torch.ones(2, 4).bool())
+        values = scorer(images, score)(labels, torch.ones(2, 4).bool())
+        assert not values.requires_grad
+    assert images.grad is None
+    for name, p in network.named_parameters():
+        assert p.grad is None
+        assert p.requires_grad
+        assert torch.equal(p, before[name])
+
+
+@pytest.mark.parametrize("scorer", [MaskedPerturbation(), GradientScorer(), ShapleyRegression()])
+def test_the_global_generator_is_left_alone(rand: Any, linear: Any, scorer: Scorer) -> None:
+    images, weights, labels = problem(rand)
+    state = torch.get_rng_state()
+    scorer(images, linear(weights))(labels, torch.tensor([[True] * 4, [True] * 3 + [False]]))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda x: x.detach().sum((1, 2, 3)),
+        lambda x: torch.ones(len(x), requires_grad=True) * 2,
+    ],
+    ids=["detached", "of something else"],
+)
+def test_scores_that_do_not_depend_differentiably_on_the_images(rand: Any, score: Any) -> None:
+    with pytest.raises(ValueError, match=r"score must be differentiable .*MaskedPerturbation"):
+        GradientScorer()(rand(2, 1, 4, 4), model_score(score))
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda x: x.sum((2, 3)), r"score must return one number per image, got \(4, 3\) for 4"),
+        (lambda x: x.sum(), r"one number per image, got \(\) for 4 images"),
+        (lambda x: [1.0] * len(x), "one number per image, got list for 4 images"),
+    ],
+)
+def test_scores_of_another_shape_are_refused(rand: Any, score: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CountedScore(score).evaluate(rand(4, 3, 2, 2), torch.arange(4), "logit")
+
+
+def test_counted_scores_count_flatten_and_widen() -> None:
+    counted = CountedScore(lambda x: x.sum((1, 2)).bfloat16().unsqueeze(1))
+    values = counted.evaluate(torch.ones(3, 1, 2), torch.arange(3), "logit")
+    assert values.tolist() == [2.0] * 3
+    assert values.dtype == torch.float32
+    counted.evaluate(torch.ones(2, 1, 2), torch.arange(2), "logit")
+    assert counted.evaluations == 5
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: MaskedPerturbation(mode="remove"),
+            ValueError,
+            "mode must be one of drop, keep, b",
+        ),
+        (lambda: MaskedPerturbation(fill="black"), ValueError, "fill must be one of blur"),
+        (lambda: MaskedPerturbation(output="p"), ValueError, "output must be one of"),
+        (lambda: MaskedPerturbation(chunk_size=0), ValueError, "chunk_size must be at least 1"),
+        (lambda: MaskedPerturbation(chunk_size=1.5), TypeError, "chunk_size must be an integer"),
+        (lambda: GradientScorer(fill="grey"), ValueError, "fill must be one of"),
+        (lambda: GradientScorer(output="p"), ValueError, "output must be one of"),
+        (lambda: ShapleyRegression(samples=1), ValueError, "samples must be at least 2, got 1"),
+        (lambda: ShapleyRegression(chunk_size=0), ValueError, "chunk_size must be at least 1"),
+    ],
+)
+def test_unknown_options_are_refused(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()

@@ -1,0 +1,433 @@
+"""The ``usu`` command: what it writes, and the one line it says when it cannot."""
+
+import importlib.util
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+
+from usu_cli import main
+from usu_cli._classes import find_target, read_class_names
+from usu_cli._errors import UsageError
+from usu_cli._images import read_image
+from usu_cli._preprocessing import Preprocessing
+
+ARCH = "timm:test_resnet"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a picture and the random weights of three tiny models."""
+    folder = tmp_path_factory.mktemp("work")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).resize((90, 120)).save(
+        folder / "photo.png"
+    )
+    torch.manual_seed(0)
+    for name, model in {
+        "tiny": timm.create_model("test_resnet", num_classes=5),
+        "vit": timm.create_model("test_vit", num_classes=5),
+        "squeeze": torchvision.models.squeezenet1_1(num_classes=1000),
+    }.items():
+        save_file(
+            {k: v.half() for k, v in model.state_dict().items()}, folder / f"{name}.safetensors"
+        )
+    (folder / "names.txt").write_text("<b>ant</b>\nbee\ncat\ndog\nemu\n")
+    return folder
+
+
+def explain(work: Path, *arguments: str | Path, model: bool = True) -> None:
+    chosen = ["--model", work / "tiny.safetensors", "--arch", ARCH, "--size", "64"] if model else []
+    main([str(a) for a in ("explain", "--out", work / "out", *chosen, *arguments)])
+
+
+def error_of(capsys: pytest.CaptureFixture[str], work: Path, *arguments: str | Path) -> str:
+    """Return the message of a request that must be refused."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(a) for a in arguments])
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("usu: error: ")
+    return lines[0].removeprefix("usu: error: ")
+
+
+def refused(capsys: pytest.CaptureFixture[str], work: Path, *arguments: str | Path) -> str:
+    model = ("--model", work / "tiny.safetensors", "--arch", ARCH, "--size", "64")
+    out = ("--out", work / "refused")
+    return error_of(capsys, work, "explain", *model, *out, *arguments)
+
+
+def test_help_and_import_need_no_torch() -> None:
+    code = (
+        "import sys, usu_cli\n"
+        "try: usu_cli.main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'torch', 'matplotlib', 'timm', 'captum'} & set(sys.modules)\n"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run(  # noqa: S603 - fixed arguments
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert "explain" in done.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert re.fullmatch(r"usu \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["demo", "--images", "1", "--out", str(tmp_path / "a" / "b")])
+    out = tmp_path / "a" / "b"
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["command"] == "demo"
+    assert set(manifest["mean"]) == {
+        "nearest", "bilinear", "usu", "iwmr", "iwmr-mass", "score-map"
+    }  # fmt: skip
+    assert manifest["mean"]["usu"]["mass_error"] < 1e-5 < manifest["mean"]["bilinear"]["mass_error"]
+    assert all(0 <= row["iou"] <= 1 for row in manifest["mean"].values())
+    for name in manifest["files"]["pictures"]:
+        with Image.open(out / name) as picture:
+            assert picture.width > picture.height > 300
+    page = (out / "report.html").read_text()
+    assert_self_contained(page)
+    assert page.count("data:image/png;base64,") == 9
+    printed = capsys.readouterr().out
+    assert "iwmr-mass" in printed
+    assert str(out / "report.html") in printed
+
+
+def assert_self_contained(page: str) -> None:
+    text = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.search(r"https?:|//\w|<script|url\(|@import|<link", text)
+
+
+@pytest.mark.parametrize(("weights", "size"), [("tiny", "64"), ("vit", "160")])
+def test_explain_local_model(work: Path, tmp_path: Path, weights: str, size: str) -> None:
+    odd = work / "<b>$x$.png"
+    odd.write_bytes((work / "photo.png").read_bytes())
+    arch = {"tiny": ARCH, "vit": "timm:test_vit"}[weights]
+    main([
+        str(a)
+        for a in (
+            "explain", odd, "--model", work / f"{weights}.safetensors", "--arch", arch,
+            "--classes", work / "names.txt", "--size", size, "--target", "<B>ANT</b>",
+            "--upsampler", "nearest,usu", "--upsampler", "usu-fast", "--upsampler", "usu",
+            "--out", tmp_path,
+        )
+    ])  # fmt: skip
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert list(manifest["upsamplers"]) == ["nearest", "usu", "usu-fast"]
+    assert manifest["images"][0]["target"] == {"index": 0, "name": "<b>ant</b>"}
+    assert len(manifest["images"][0]["top"]) == 5
+    assert manifest["images"][0]["grid"] == {"tiny": [2, 2], "vit": [10, 10]}[weights]
+    assert sum(p["probability"] for p in manifest["images"][0]["top"]) == pytest.approx(1)
+    page = (tmp_path / "report.html").read_text()
+    assert "<b>ant" not in page
+    assert "<b>$x" not in page
+    assert "&lt;b&gt;$x$.png" in page
+    assert_self_contained(page)
+    files = manifest["files"]
+    written = {files["page"], *files["pictures"], "manifest.json"}
+    assert {p.name for p in tmp_path.iterdir()} == written
+
+
+def test_scores_are_computed_once(work: Path, tmp_path: Path) -> None:
+    explain(
+        work, work / "photo.png", "--upsampler", "usu,iwmr,iwmr-mass,score-map", "--out", tmp_path
+    )
+    figures = json.loads((tmp_path / "manifest.json").read_text())["images"][0]["figures"]
+    assert len({row["evaluations"] for row in figures.values()}) == 1
+
+
+def test_explain_torchvision_architecture_with_weights(work: Path, tmp_path: Path) -> None:
+    weights = work / "squeeze.safetensors"
+    main([
+        str(a)
+        for a in (
+            "explain", work / "photo.png", "--model", "torchvision:squeezenet1_1",
+            "--weights", weights, "--size", "64", "--target", "tench",
+            "--upsampler", "bilinear", "--out", tmp_path,
+        )
+    ])  # fmt: skip
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["images"][0]["target"] == {"index": 0, "name": "tench"}
+    assert manifest["settings"]["preprocessing"]["resize"] == round(256 * 64 / 224)
+
+
+class TestErrors:
+    """Each says what was given and what exists, in one line."""
+
+    def test_no_command(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        assert "COMMAND" in error_of(capsys, work)
+
+    def test_no_images(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        assert "at least 1" in error_of(capsys, work, "demo", "--images", "0")
+
+    def test_missing_file(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        message = refused(capsys, work, work / "foto.png")
+        assert "foto.png" in message
+        assert "did you mean photo.png" in message
+        assert "nowhere" in refused(capsys, work, "nowhere/at/all.png")
+
+    def test_folder(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        assert "is a folder" in refused(capsys, work, work)
+
+    def test_not_an_image(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        assert "is not an image" in refused(capsys, work, work / "names.txt")
+
+    def test_truncated(
+        self, capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path
+    ) -> None:
+        for suffix in (".png", ".jpg", ".gif", ".webp", ".tif"):
+            whole, part = tmp_path / f"whole{suffix}", tmp_path / f"part{suffix}"
+            with Image.open(work / "photo.png") as image:
+                image.save(whole)
+            content = whole.read_bytes()
+            for kept in (0, 3, 30, len(content) // 3, len(content) * 9 // 10):
+                part.write_bytes(content[:kept])
+                assert part.name in refused(capsys, work, part)
+
+    def test_unknown_model(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        start = ("explain", work / "photo.png", "--out", work / "refused", "--model")
+        for model, near in {
+            "timm:resnet81": "resnet18",
+            "timm:resnet18.wrong_tag": "resnet18.a1_in1k",
+            "torchvision:resnet81": "resnet18",
+            "torchvision:ResNet50": "resnet50",
+            "resnet18": "timm:NAME",
+        }.items():
+            message = error_of(capsys, work, *start, model)
+            assert near in message
+            assert model.partition(":")[2] in message
+
+    def test_model_arguments(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        photo, tiny = work / "photo.png", work / "tiny.safetensors"
+        start = ("explain", photo, "--out", work / "refused", "--model")
+        assert "--arch" in error_of(capsys, work, *start, tiny)
+        assert "already holds" in error_of(
+            capsys, work, *start, tiny, "--weights", tiny, "--arch", ARCH
+        )
+        assert "already names" in error_of(capsys, work, *start, ARCH, "--arch", ARCH)
+        assert "no such weights" in error_of(capsys, work, *start, ARCH, "--weights", work / "no.x")
+        assert "no such weights" in error_of(capsys, work, *start, work / "none.safetensors")
+        assert "tensorflow:x" in error_of(capsys, work, *start, tiny, "--arch", "tensorflow:x")
+
+    def test_unreadable_weights(
+        self, capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path
+    ) -> None:
+        bad = tmp_path / "bad.safetensors"
+        torch.save({"a": torch.zeros(1)}, bad)  # a pickle under a false name
+        start = ("explain", work / "photo.png", "--out", tmp_path, "--model", ARCH, "--weights")
+        assert "not a readable safetensors file" in error_of(capsys, work, *start, bad)
+
+    def test_weights_of_another_architecture(
+        self, capsys: pytest.CaptureFixture[str], work: Path
+    ) -> None:
+        start = ("explain", work / "photo.png", "--out", work / "refused", "--model", ARCH)
+        message = error_of(capsys, work, *start, "--weights", work / "vit.safetensors")
+        assert "do not fit timm:test_resnet" in message
+        assert re.search(r"missing \(first: \S+\)", message)
+        assert re.search(r"unexpected \(first: \S+\)", message)
+
+    def test_no_network(
+        self, capsys: pytest.CaptureFixture[str], work: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_network(*_: object, **__: object) -> None:
+            raise OSError("Name or service not known")
+
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", no_network)
+        with pytest.raises(SystemExit, match="2"):
+            explain(work, work / "photo.png", "--model", "torchvision:resnet18", model=False)
+        progress, error = capsys.readouterr().err.splitlines()
+        assert "fetching the weights" in progress
+        assert "--weights FILE.safetensors" in error
+        assert "Name or service not known" in error
+
+    def test_no_pretrained_weights(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            explain(work, work / "photo.png", "--model", "timm:dpn48b", model=False)
+        assert "has no pretrained weights" in capsys.readouterr().err
+
+    def test_not_a_classifier_size(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        message = error_of(
+            capsys, work, "explain", work / "photo.png", "--model", work / "vit.safetensors",
+            "--arch", "timm:test_vit", "--size", "77", "--out", work / "refused",
+        )  # fmt: skip
+        assert "--size 77" in message
+
+    def test_unknown_layer(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        message = refused(capsys, work, work / "photo.png", "--layer", "layer44")
+        assert "unknown layer 'layer44'; did you mean layer4" in message
+
+    def test_layer_without_a_map(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        message = refused(capsys, work, work / "photo.png", "--layer", "fc")
+        assert "layer 'fc' cannot be explained" in message
+
+    def test_unknown_target(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        photo, names = work / "photo.png", ("--classes", work / "names.txt")
+        for index in ("5", "-1"):
+            assert "0 to 4" in refused(capsys, work, photo, f"--target={index}")
+        assert "--classes" in refused(capsys, work, photo, "--target", "bee")
+        assert "there are: <b>ant</b>, bee" in refused(
+            capsys, work, photo, "--target", "zzz", *names
+        )
+
+    def test_unknown_upsampler(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        message = refused(capsys, work, work / "photo.png", "--upsampler", "usu,bilinaer")
+        assert "unknown upsampler 'bilinaer'; did you mean bilinear" in message
+
+    def test_class_names(
+        self, capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path
+    ) -> None:
+        photo = work / "photo.png"
+        for name, content, complaint in (
+            ("few.txt", "a\nb\n", "2 class names, but the model has 5 outputs"),
+            ("bad.json", "{", "cannot read"),
+            ("bad.csv", "a,b\n1,2\n", "no column is headed 'name'"),
+            ("names.pkl", "x", ".txt, .csv or .json"),
+        ):
+            (tmp_path / name).write_text(content)
+            assert complaint in refused(capsys, work, photo, "--classes", tmp_path / name)
+        assert "No such file" in refused(capsys, work, photo, "--classes", tmp_path / "none.txt")
+
+    def test_unwritable_folder(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        for out in (work / "photo.png", work / "photo.png" / "below"):
+            assert "cannot write to --out" in refused(
+                capsys, work, work / "photo.png", "--out", out
+            )
+            assert "cannot write to --out" in error_of(capsys, work, "demo", "--out", out)
+
+    def test_bugs_keep_their_traceback(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("usu_cli._explain.upsample_all", broken)
+        with pytest.raises(ZeroDivisionError):
+            explain(work, work / "photo.png", "--out", work / "broken")
+
+
+class TestReading:
+    """Pictures arrive upright, opaque and in RGB."""
+
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1"])
+    def test_modes(self, tmp_path: Path, mode: str) -> None:
+        path = tmp_path / f"image.{'tif' if mode == 'CMYK' else 'png'}"
+        Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode).save(path)
+        image = read_image(path)
+        assert image.mode == "RGB"
+        assert image.size == (6, 4)
+        assert image.getpixel((1, 1)) == (255, 255, 255)
+
+    def test_transparency_is_white(self, tmp_path: Path) -> None:
+        Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+        assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+
+    def test_sixteen_bits(self, tmp_path: Path) -> None:
+        Image.fromarray(np.full((2, 2), 32768, dtype=np.uint16)).save(tmp_path / "deep.png")
+        assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (127, 127, 127)
+
+    def test_orientation(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
+        assert read_image(tmp_path / "turned.jpg").size == (4, 8)
+
+    def test_huge_picture_is_refused(self, tmp_path: Path) -> None:
+        header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+        chunk = b"IHDR" + header
+        path = tmp_path / "bomb.png"
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + struct.pack(">I", 13)
+            + chunk
+            + struct.pack(">I", zlib.crc32(chunk))
+        )
+        with pytest.raises(UsageError, match="bomb"):
+            read_image(path)
+
+
+def test_class_name_files(tmp_path: Path) -> None:
+    for name, content in {
+        "a.txt": "ant\nbee\n",
+        "a.csv": "index,name\n0,ant\n1,bee\n",
+        "b.csv": "ant\nbee\n",
+        "a.json": '["ant", "bee"]',
+        "b.json": '{"1": "bee", "0": "ant"}',
+    }.items():
+        (tmp_path / name).write_text(content)
+        assert read_class_names(tmp_path / name, 2) == ("ant", "bee")
+
+
+def test_a_shared_class_name_is_not_guessed() -> None:
+    with pytest.raises(UsageError, match="indices 0, 2"):
+        find_target("crane", 3, ("crane", "bee", "Crane"))
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (20, 33), (1000, 7)])
+def test_crop_is_square_and_central(size: tuple[int, int]) -> None:
+    crop = Preprocessing(size=64, resize=73).crop(Image.new("RGB", size))
+    assert crop.size == (64, 64)
+
+
+@pytest.fixture(scope="module")
+def data() -> Path:
+    root = Path(__file__).parent.parent
+    folder = Path(os.environ.get("USU_DATA", root.parent / "shared" / "data"))
+    if not (folder / "load_models.py").is_file():
+        pytest.skip(f"no real models and images in {folder}: set USU_DATA")
+    return folder
+
+
+def loaders(data: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("load_models", data / "load_models.py")
+    if spec is None or spec.loader is None:
+        raise ImportError(data)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("spec", "weights"),
+    [
+        ("torchvision:resnet18", "imagenet/resnet18.safetensors"),
+        ("timm:deit_tiny_patch16_224", "vit/deit_tiny_patch16_224.safetensors"),
+        ("torchvision:mobilenet_v2", "imagenet/mobilenet_v2.safetensors"),
+        ("torchvision:resnet50", None),
+    ],
+)
+def test_real_models(data: Path, tmp_path: Path, spec: str, weights: str | None) -> None:
+    file = tmp_path / "resnet50.safetensors" if weights is None else data / weights
+    if weights is None:
+        model, _ = loaders(data).imagenet("resnet50")
+        save_file(model.state_dict(), file)
+    image = data / "imagenet" / "images" / "n01440764_tench.jpg"
+    main([
+        str(a)
+        for a in (
+            "explain", image, "--model", spec, "--weights", file,
+            "--upsampler", "nearest,usu-fast", "--out", tmp_path,
+        )
+    ])  # fmt: skip
+    found = json.loads((tmp_path / "manifest.json").read_text())["images"][0]
+    assert found["top"][0]["name"] == "tench"
+    assert found["grid"] == ([14, 14] if "deit" in spec else [7, 7])
+    assert found["figures"]["usu-fast"]["mass_error"] < 1e-5

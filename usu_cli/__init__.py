@@ -1,0 +1,5 @@
+"""The ``usu`` command."""
+
+from usu_cli._main import main
+
+__all__ = ["main"]

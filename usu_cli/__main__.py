@@ -1,0 +1,5 @@
+"""Run the command as ``python -m usu_cli``."""
+
+from usu_cli import main
+
+main()

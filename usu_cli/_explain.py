@@ -1,0 +1,242 @@
+"""``usu explain``: a person's own images and model."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from usu_captum import ForwardScore, LayerGradCam, default_layer
+from usu_cli._classes import class_name, find_target, read_class_names
+from usu_cli._errors import UsageError, one_line, unknown
+from usu_cli._images import read_image
+from usu_cli._maps import Comparison, check_upsamplers, upsample_all
+from usu_cli._models import Classifier, check_size, load_classifier
+from usu_cli._pictures import Panel, heat, overlay, scores
+from usu_cli._report import Report, Sheet, Table, prepare_folder, write_report
+from usu_cli._table import text_table
+from usu_cli._versions import versions
+from usu_core import resolve
+from usu_core.scoring import ModelScore
+
+_NOTE = (
+    "Mass error: the largest change of a cell's mass, relative to the largest cell; iwmr-mass "
+    "moves mass between cells on purpose. Evaluations: images the model was run on for the "
+    "scores; maps with the same scores share them."
+)
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What was asked for on the command line; see ``usu explain --help``."""
+
+    images: tuple[Path, ...]
+    model: str
+    out: Path
+    upsamplers: tuple[str, ...]
+    arch: str | None = None
+    weights: Path | None = None
+    layer: str | None = None
+    target: str | None = None
+    classes: Path | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """One image, what the model says of it, and the coarse map to be upsampled."""
+
+    path: Path
+    crop: Image.Image
+    inputs: torch.Tensor
+    top: list[tuple[int, str, float]]
+    target: int
+    explained: str
+    cells: torch.Tensor
+
+
+def run_explain(options: ExplainOptions) -> None:
+    """Explain every image, print the predictions, and write the report.
+
+    Raises:
+        UsageError: if anything named does not exist or does not fit; before any image is explained.
+    """
+    upsamplers = {name: resolve(name) for name in check_upsamplers(options.upsamplers)}
+    images = [read_image(path) for path in options.images]
+    prepare_folder(options.out)
+    classifier = load_classifier(options.model, arch=options.arch, weights=options.weights)
+    classes = classifier.classes
+    if options.classes is not None:
+        classes = read_class_names(options.classes, classifier.outputs)
+    target = None
+    if options.target is not None:
+        target = find_target(options.target, classifier.outputs, classes)
+    preprocessing = classifier.preprocessing.changed(
+        size=options.size, mean=options.mean, std=options.std
+    )
+    if options.size is not None:
+        check_size(classifier, options.size)
+    layer_name, layer = _find_layer(classifier, options.layer, preprocessing.size)
+
+    # All that can still turn out not to fit is done first: it is quick, and scoring is not.
+    subjects = []
+    for path, image in zip(options.images, images, strict=True):
+        crop = preprocessing.crop(image)
+        inputs = preprocessing.normalise(crop)
+        top = _top_classes(classifier.model, inputs, classes)
+        chosen = top[0][0] if target is None else target
+        cells = _coarse_map(classifier.model, layer, layer_name, inputs, chosen)
+        subjects.append(
+            _Subject(path, crop, inputs, top, chosen, class_name(chosen, classes), cells)
+        )
+
+    sheets: list[Sheet] = []
+    records: list[dict[str, Any]] = []
+    for subject in tqdm(subjects, desc="explaining", unit="image"):
+        score = ForwardScore(classifier.model, subject.target)
+        comparison = upsample_all(subject.cells, subject.inputs, score, upsamplers)
+        sheets.append(_sheet(len(sheets) + 1, subject, comparison))
+        records.append(_record(subject, comparison))
+
+    settings = {
+        "model": classifier.name,
+        "layer": layer_name,
+        "target": "each image's top-1" if target is None else class_name(target, classes),
+        "preprocessing": asdict(preprocessing),
+    }
+    _write(sheets, records, settings, comparison, options.out)
+
+
+def _write(
+    sheets: Sequence[Sheet],
+    records: Sequence[dict[str, Any]],
+    settings: dict[str, Any],
+    last: Comparison,
+    out: Path,
+) -> None:
+    """Write the report on all images and print what it says about each in short."""
+    report = Report(
+        title=f"Grad-CAM of {settings['model']}, redistributed",
+        lead=(
+            f"Grad-CAM at layer {settings['layer']} gives one value per cell of a coarse grid. "
+            "Below, the same grid is brought to the pixels in several ways. Interpolation sees the "
+            "grid alone; USU keeps every cell's mass and moves it, within the cell, to the "
+            "segments whose removal lowers the score; IWMR also moves mass between cells.",
+            "Each map is scaled to its own 99.5th percentile; all share one colour scale.",
+        ),
+        facts={
+            "Model": settings["model"],
+            "Layer": settings["layer"],
+            "Target": settings["target"],
+            "Preprocessing": ", ".join(f"{k} {v}" for k, v in settings["preprocessing"].items()),
+            "Versions": ", ".join(f"{name} {v}" for name, v in versions().items()),
+        },
+        sheets=sheets,
+    )
+    manifest = {
+        "command": "explain",
+        "settings": settings,
+        "upsamplers": {name: result.config for name, result in last.results.items()},
+        "versions": versions(),
+        "images": records,
+    }
+    paths = write_report(report, manifest, out)
+    for sheet in sheets:
+        print(f"{sheet.title}: {sheet.note}")
+        print(text_table(sheet.table.header, sheet.table.rows), end="\n\n")
+    print(f"{len(sheets)} pictures, {paths[-1].name} and the page to open: {paths[-2]}")
+
+
+def _find_layer(classifier: Classifier, name: str | None, size: int) -> tuple[str, nn.Module]:
+    if name is None:
+        try:
+            return default_layer(classifier.model, torch.zeros(1, 3, size, size))
+        except ValueError as error:
+            raise UsageError(f"{classifier.name}: {one_line(error)}; give --layer NAME") from error
+    layers = {key: module for key, module in classifier.model.named_modules() if key}
+    if name not in layers:
+        raise unknown("layer", name, layers)
+    return name, layers[name]
+
+
+def _top_classes(
+    model: nn.Module, inputs: torch.Tensor, classes: Sequence[str] | None
+) -> list[tuple[int, str, float]]:
+    """Return index, name and probability of the five likeliest classes."""
+    with torch.inference_mode():
+        top = model(inputs).softmax(1)[0].topk(min(5, model(inputs).shape[1]))
+    return [
+        (index, class_name(index, classes), probability)
+        for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+
+
+def _coarse_map(
+    model: nn.Module, layer: nn.Module, name: str, inputs: torch.Tensor, target: int
+) -> torch.Tensor:
+    """Return the positive part of Grad-CAM, (1, 1, h, w)."""
+    try:
+        cells: torch.Tensor = LayerGradCam(model, layer).attribute(
+            inputs, target=target, relu_attributions=True, upsampler=_keep_cells
+        )
+    except ValueError as error:
+        raise UsageError(f"layer {name!r} cannot be explained: {one_line(error)}") from error
+    return cells.detach()
+
+
+def _keep_cells(cells: torch.Tensor, *, image: torch.Tensor, score: ModelScore) -> torch.Tensor:
+    """Upsample nothing: a transformer's tokens come back as a grid only to an upsampler."""
+    return cells
+
+
+def _sheet(number: int, subject: _Subject, comparison: Comparison) -> Sheet:
+    picture = np.asarray(subject.crop)
+    coarse = subject.cells[0, 0].numpy()
+    h, w = coarse.shape
+    _, name, probability = subject.top[0]
+    panels = [
+        Panel("input", f"top-1: {name} {probability:.1%}", picture),
+        Panel("coarse", f"Grad-CAM, {h} by {w} cells", heat(coarse, picture.shape[:2])),
+    ]
+    rows = []
+    for name, result in comparison.results.items():
+        evaluations = comparison.evaluations[name]
+        caption = f"{evaluations} evaluations" if evaluations else "no evaluations"
+        attribution = result.attribution[0, 0].detach().numpy()
+        panels.append(Panel(name, caption, overlay(attribution, picture)))
+        rows.append((name, f"{float(result.mass_error[0]):.1e}", str(evaluations)))
+    if comparison.score_map is not None:
+        phi = scores(comparison.score_map[0].numpy())
+        panels.append(Panel("scores", "of the segments, 0 to 1", phi))
+    predictions = ", ".join(f"{name} {probability:.1%}" for _, name, probability in subject.top)
+    return Sheet(
+        stem=f"{number:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', subject.path.stem)[:60]}",
+        title=f"{subject.path.name}: {subject.explained}",
+        note=f"predicted: {predictions}",
+        panels=panels,
+        table=Table(("upsampler", "mass error", "evaluations"), rows, _NOTE),
+    )
+
+
+def _record(subject: _Subject, comparison: Comparison) -> dict[str, Any]:
+    return {
+        "image": str(subject.path),
+        "target": {"index": subject.target, "name": subject.explained},
+        "grid": list(subject.cells.shape[-2:]),
+        "top": [{"index": i, "name": name, "probability": p} for i, name, p in subject.top],
+        "figures": {
+            name: {
+                "mass_error": float(result.mass_error[0]),
+                "evaluations": comparison.evaluations[name],
+            }
+            for name, result in comparison.results.items()
+        },
+    }

@@ -1,0 +1,132 @@
+"""The command line: what may be given, and what is said when it cannot be done."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from usu_cli._errors import UsageError
+
+_DEFAULT_UPSAMPLERS = ("nearest", "bilinear", "usu", "iwmr-mass")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports its own errors as everything else here does: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the ``usu`` command.
+
+    Args:
+        arguments: The command line without the program's name; that of the process if not given.
+
+    Raises:
+        SystemExit: with code 2, after one line on stderr, if the request cannot be met.
+    """
+    try:
+        given = _parser().parse_args(arguments)
+        given.run(given)
+    except UsageError as error:
+        print(f"usu: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="usu", description="Attribution maps redistributed to pixels instead of interpolated."
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_explain(commands)
+    return parser
+
+
+def _add_demo(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "explain synthetic pictures whose truth is known; needs no network"
+    demo = commands.add_parser("demo", help=text, description=text.capitalize() + ".")
+    demo.add_argument("--out", type=Path, default=Path("usu-demo"), help="folder to write to")
+    demo.add_argument("--images", type=_positive, default=6, help="how many pictures")
+    demo.set_defaults(run=_demo)
+
+
+def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "explain your own images and model"
+    explain = commands.add_parser("explain", help=text, description=text.capitalize() + ".")
+    add = explain.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    add("--model", required=True, help="timm:NAME, torchvision:NAME or FILE.safetensors")
+    add("--arch", help="architecture of FILE.safetensors: timm:NAME or torchvision:NAME")
+    add("--weights", type=Path, metavar="FILE.safetensors", help="local weights for a named model")
+    add("--layer", help="layer to explain, as in model.named_modules(); by default the last stage")
+    add("--target", help="class to explain, by index or name; by default each image's top-1")
+    add(
+        "--upsampler", action="append", metavar="NAME[,NAME...]",
+        help=f"may be repeated; by default {','.join(_DEFAULT_UPSAMPLERS)}",
+    )  # fmt: skip
+    add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
+    add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="instead of the model's own")
+    add("--std", type=_positive_float, nargs=3, metavar=("R", "G", "B"), help="likewise")
+    add("--size", type=_positive, metavar="PIXELS", help="side of the model's input, likewise")
+    add("--out", type=Path, default=Path("usu-explain"), help="folder to write to")
+    explain.set_defaults(run=_explain)
+
+
+def _demo(given: argparse.Namespace) -> None:
+    # Imported late, here and below, so that --help does not wait for torch.
+    from usu_cli._demo import run_demo
+
+    run_demo(images=given.images, out=given.out)
+
+
+def _explain(given: argparse.Namespace) -> None:
+    from usu_cli._explain import ExplainOptions, run_explain
+
+    chosen = [name for part in given.upsampler or () for name in part.split(",") if name]
+    run_explain(
+        ExplainOptions(
+            images=tuple(given.images),
+            model=given.model,
+            out=given.out,
+            upsamplers=tuple(chosen) or _DEFAULT_UPSAMPLERS,
+            arch=given.arch,
+            weights=given.weights,
+            layer=given.layer,
+            target=given.target,
+            classes=given.classes,
+            mean=tuple(given.mean) if given.mean else None,
+            std=tuple(given.std) if given.std else None,
+            size=given.size,
+        )
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    return value
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked for: that imports torch."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        import usu_core
+
+        print(f"usu {usu_core.__version__}")
+        parser.exit()

@@ -1,0 +1,79 @@
+"""Upsample one coarse map in several ways, scoring the image's segments only once."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import usu_core
+from usu_cli._errors import unknown
+from usu_core.scoring import ModelScore
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What several upsamplers made of one coarse map.
+
+    Args:
+        results: One per upsampler, by name and in the order asked for.
+        evaluations: Model evaluations behind each map; those that share scores share the bill.
+        score_map: The first score map found, (1, H, W), or ``None`` if no upsampler needs one.
+    """
+
+    results: dict[str, usu_core.Upsampling]
+    evaluations: dict[str, int]
+    score_map: torch.Tensor | None
+
+
+def check_upsamplers(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names without repetition.
+
+    Raises:
+        UsageError: if one is unknown.
+    """
+    known = usu_core.available()
+    for name in names:
+        if name not in known:
+            raise unknown("upsampler", name, known)
+    return tuple(dict.fromkeys(names))
+
+
+def upsample_all(
+    cells: torch.Tensor,
+    image: torch.Tensor,
+    score: ModelScore,
+    upsamplers: Mapping[str, usu_core.AnyUpsampler],
+) -> Comparison:
+    """Upsample ``cells`` (1, 1, h, w) to the size of ``image`` (1, C, H, W) in each way.
+
+    Args:
+        cells: The coarse density.
+        image: What the model saw.
+        score: The explained scalar, as upsamplers take it.
+        upsamplers: The ways, by the name to show.
+    """
+    results: dict[str, usu_core.Upsampling] = {}
+    evaluations: dict[str, int] = {}
+    scored: dict[Hashable, usu_core.Upsampling] = {}
+    for name, upsampler in upsamplers.items():
+        # Upsamplers of a third party may have none of these; they all differ then.
+        recipe = tuple(getattr(upsampler, part, name) for part in _RECIPE)
+        first = scored.get(recipe)
+        result: Any = upsampler(
+            cells,
+            image=image,
+            score=score,
+            score_map=None if first is None else first.score_map,
+            details=True,
+        )
+        if first is None and result.score_map is not None:
+            scored[recipe] = result
+        results[name] = result
+        evaluations[name] = (first or result).evaluations
+    maps = (result.score_map for result in results.values())
+    return Comparison(results, evaluations, next((phi for phi in maps if phi is not None), None))
+
+
+# What decides a score map: equal parts, equal scores.
+_RECIPE = ("segmenter", "scorer", "refinement")
