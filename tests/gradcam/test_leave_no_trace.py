@@ -1,0 +1,248 @@
+"""Hooks, layers, modes, gradients and memory are as they were, whatever happens."""
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_grad_cam as library
+import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+
+import usu_gradcam
+from usu_core import USU, GradientScorer, Quadtree
+from usu_gradcam._guard import muted
+
+TARGETS = [ClassifierOutputTarget(1), ClassifierOutputTarget(3)]
+CALLED = ["GradCAM", "AblationCAM", "ScoreCAM", "FullGrad", "ShapleyCAM", "FinerCAM", "RefineCAM"]
+
+
+def snapshot(model: nn.Module) -> list[Any]:
+    """Everything a CAM could leave behind."""
+    return [
+        [(name, id(module), module.training) for name, module in model.named_modules()],
+        [(list(m._forward_hooks), list(m._forward_pre_hooks)) for m in model.modules()],
+        [(p.requires_grad, None if p.grad is None else id(p.grad)) for p in model.parameters()],
+        [(name, float(value.double().sum())) for name, value in model.state_dict().items()],
+    ]
+
+
+@pytest.mark.parametrize("upsampler", ["quick", None])
+@pytest.mark.parametrize("name", CALLED)
+def test_model_is_untouched(
+    name: str, upsampler: str | None, net: nn.Module, images: torch.Tensor, quick: USU
+) -> None:
+    net.train()
+    net.norm.eval()
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    gradients = {key: value.grad for key, value in net.named_parameters()}
+    before = snapshot(net)
+    options = {"upsampler": quick if upsampler == "quick" else None}
+    with getattr(usu_gradcam, name)(net, [net.last], **options) as cam:
+        in_training = cam(images, TARGETS)
+    assert snapshot(net) == before
+    for key, value in net.named_parameters():
+        assert value.grad is gradients[key]
+        assert bool((value.grad == 1).all())
+    with getattr(usu_gradcam, name)(net.eval(), [net.last], **options) as cam:
+        np.testing.assert_array_equal(cam(images, TARGETS), in_training)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("after", [0, 1, 3])
+@pytest.mark.parametrize("name", ["AblationCAM", "GradCAM", "ScoreCAM", "FinerCAM", "RefineCAM"])
+def test_exceptions_restore_everything(
+    name: str,
+    after: int,
+    error: type[BaseException],
+    net: nn.Module,
+    images: torch.Tensor,
+    quick: USU,
+) -> None:
+    """The model fails in its nth forward pass: in the CAM's own, or while it is scored."""
+    net.train()
+    before = snapshot(net)
+    countdown = [after]
+
+    def fail(module: nn.Module, args: Any) -> None:
+        countdown[0] -= 1
+        if countdown[0] < 0:
+            raise error("stopped")
+
+    cam = getattr(usu_gradcam, name)(net, [net.last], upsampler=quick)
+    recording = snapshot(net)
+    handle = net.head.register_forward_pre_hook(fail)
+    with pytest.raises(error, match="stopped"):
+        cam(images, TARGETS)
+    handle.remove()
+    assert snapshot(net) == recording
+    assert cam(images, TARGETS).shape == (2, 24, 32)
+    del cam
+    gc.collect()
+    assert snapshot(net) == before
+
+
+def test_ablation_layer_and_its_hook_after_a_failing_target(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    calls: list[int] = []
+
+    def fails_later(output: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 2:
+            raise RuntimeError("late")
+        return output[1]
+
+    last = net.last
+    with (
+        pytest.raises(RuntimeError, match="late"),
+        usu_gradcam.AblationCAM(net, [net.last], upsampler="nearest") as cam,
+    ):
+        cam(images, [fails_later] * 2)
+    assert net.last is last
+    assert not last._forward_hooks
+
+
+def test_ablation_layers_are_not_shared(net: nn.Module) -> None:
+    one, other = (usu_gradcam.AblationCAM(net, [net.last]) for _ in range(2))
+    assert one.ablation_layer is not other.ablation_layer
+    own = library.AblationLayer()
+    assert usu_gradcam.AblationCAM(net, [net.last], ablation_layer=own).ablation_layer is own
+
+
+class TestMuting:
+    """CAMs record nothing while the model is scored."""
+
+    def test_recorded_passes(self, net: nn.Module, images: torch.Tensor, quick: USU) -> None:
+        other = library.GradCAM(net, [net.first])
+        ours = usu_gradcam.GradCAM(net, [net.last], upsampler=quick)
+        ours(images, TARGETS)
+        assert len(ours.activations_and_grads.activations) == 1
+        assert len(other.activations_and_grads.activations) == 1
+
+    def test_other_hooks_stay_and_order_comes_back(self, net: nn.Module) -> None:
+        seen: list[str] = []
+        net.last.register_forward_hook(lambda *args: seen.append("before"))
+        cam = library.GradCAM(net, [net.last])
+        net.last.register_forward_hook(lambda *args: seen.append("after"))
+        order = list(net.last._forward_hooks)
+        with muted(net):
+            net(torch.rand(1, 3, 24, 32))
+        assert seen == ["before", "after"]
+        assert not cam.activations_and_grads.activations
+        with pytest.raises(KeyboardInterrupt), muted(net):
+            raise KeyboardInterrupt
+        assert list(net.last._forward_hooks) == order
+        net(torch.rand(1, 3, 24, 32))
+        assert len(cam.activations_and_grads.activations) == 1
+
+
+class TestMemory:
+    """Nothing holds the graph, the image or the CAM after the call."""
+
+    def test_outputs_and_records_are_detached(
+        self, net: nn.Module, images: torch.Tensor, quick: USU
+    ) -> None:
+        for name in ("GradCAM", "ShapleyCAM"):
+            cam = getattr(usu_gradcam, name)(net, [net.last], upsampler=quick)
+            cam(images, TARGETS)
+            kept = [cam.outputs, *cam.activations_and_grads.activations]
+            kept += cam.activations_and_grads.gradients
+            assert not any(one.requires_grad for one in kept)
+
+    @pytest.mark.parametrize("name", ["GradCAM", "AblationCAM", "RefineCAM"])
+    def test_images_and_cams_die(self, name: str, net: nn.Module, quick: USU) -> None:
+        images = torch.rand(2, 3, 24, 32)
+        cam = getattr(usu_gradcam, name)(net, [net.last], upsampler=quick)
+        cam(images, TARGETS)
+        image, owner = weakref.ref(images), weakref.ref(cam)
+        del images
+        assert image() is None
+        del cam
+        assert owner() is None, "a reference cycle keeps the CAM and its hooks alive"
+        assert not net.last._forward_hooks
+
+    def test_ablation_forgets_its_activations(self, net: nn.Module, images: torch.Tensor) -> None:
+        cam = usu_gradcam.AblationCAM(net, [net.last], upsampler="nearest")
+        cam(images, TARGETS)
+        assert cam.activations is None
+        assert cam.ablation_layer.activations is None
+
+    def test_many_calls_keep_nothing(
+        self, net: nn.Module, images: torch.Tensor, quick: USU
+    ) -> None:
+        def count() -> int:
+            gc.collect()
+            return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
+
+        with usu_gradcam.GradCAM(net, [net.last], upsampler=quick) as cam:
+            cam(images, TARGETS)
+            before = count()
+            for _ in range(5):
+                cam(images, TARGETS)
+            assert count() <= before
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations")
+@pytest.mark.parametrize("upsampler", ["quick", "bilinear", None])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "name",
+    ["GradCAM", "EigenCAM", "ScoreCAM", "AblationCAM", "FullGrad", "ShapleyCAM", "FinerCAM"],
+)
+def test_half_precision(
+    name: str,
+    dtype: torch.dtype,
+    upsampler: str | None,
+    net: nn.Module,
+    images: torch.Tensor,
+    quick: USU,
+) -> None:
+    half = copy.deepcopy(net).to(dtype)
+    options = {"upsampler": quick if upsampler == "quick" else upsampler}
+    cls = getattr(usu_gradcam, name)
+    if name == "AblationCAM":  # it ablates activations that may be negative with -1e7
+        half.last = nn.Sequential(half.last, nn.ReLU())
+    fine = cls(half, [half.last], **options)(images.to(dtype), None)
+    assert fine.dtype == np.float32
+    assert np.isfinite(fine).all()
+    assert 0 <= fine.min() <= fine.max() <= 1
+    if name in ("GradCAM", "FullGrad"):
+        targets = [ClassifierOutputTarget(int(i)) for i in half(images.to(dtype)).argmax(1)]
+        full = cls(net, [net.last], **options)(images, targets)
+        same = np.corrcoef(full.ravel(), fine.ravel())[0, 1]
+        assert same > (0.6 if upsampler == "quick" else 0.97)
+
+
+def test_ablation_value_does_not_fit_float16(net: nn.Module, images: torch.Tensor) -> None:
+    half = net.half()
+    cam = usu_gradcam.AblationCAM(half, [half.last], upsampler="nearest")
+    with pytest.raises(ValueError, match="model must give AblationCAM finite scores"):
+        cam(images.half(), None)
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations")
+def test_half_precision_elsewhere(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
+    half = copy.deepcopy(net).to(torch.bfloat16)
+    cam = usu_gradcam.GradCAM(half, [half.last], upsampler=quick)
+    assert cam(images, None).shape == (2, 24, 32), "float32 images for a bfloat16 model"
+    fast = USU(segmenter=Quadtree((2, 4)), scorer=GradientScorer())
+    cam = usu_gradcam.GradCAM(half, [half.last], upsampler=fast)
+    assert cam(images.bfloat16(), None, aug_smooth=True).shape == (2, 24, 32)
+    factorize = usu_gradcam.DeepFeatureFactorization(half, half.last, upsampler=quick)
+    assert factorize(images.bfloat16(), 2)[1][0].shape == (2, 24, 32)
+
+
+def test_failed_constructors_leave_nothing(net: nn.Module) -> None:
+    """Their __del__ must not fail either: pytest would report it."""
+    for name in ("GradCAM", "FinerCAM", "RefineCAM", "SESS", "DeepFeatureFactorization"):
+        with pytest.raises(ValueError, match="upsampler must be one of"):
+            getattr(usu_gradcam, name)(net, [net.last], upsampler="nope")
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        usu_gradcam.GradCAM("resnet18", [net.last])
+    gc.collect()
+    assert not net.last._forward_hooks

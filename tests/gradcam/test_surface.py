@@ -1,0 +1,109 @@
+"""What the package exports, and what it imports."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+import types
+from typing import Any
+
+import pytest
+import pytorch_grad_cam as library
+import torch
+from pytorch_grad_cam.base_cam import BaseCAM
+from torch import nn
+
+import usu_gradcam
+
+META = ["FinerCAM", "RefineCAM", "SESS", "DeepFeatureFactorization"]
+INSTALLED = [
+    name
+    for name, value in vars(library).items()
+    if isinstance(value, type) and issubclass(value, BaseCAM)
+] + [name for name in META if hasattr(library, name)]
+MODULES = [
+    importlib.import_module(f"usu_gradcam.{found.name}")
+    for found in pkgutil.iter_modules(usu_gradcam.__path__)
+]
+
+
+def test_every_class_the_library_has() -> None:
+    assert sorted(usu_gradcam.CAMS) == sorted(INSTALLED)
+    assert len(INSTALLED) == 20
+    for name in INSTALLED:
+        ours, theirs = getattr(usu_gradcam, name), getattr(library, name)
+        assert issubclass(ours, theirs)
+        assert name in usu_gradcam.__all__
+        assert ours.__name__ == name
+        assert ours.__module__.split(".")[0] == "usu_gradcam"
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_constructors_are_the_library_s_and_more(name: str) -> None:
+    theirs = list(inspect.signature(getattr(library, name)).parameters)
+    ours = inspect.signature(getattr(usu_gradcam, name)).parameters
+    shared = [parameter for parameter in theirs if parameter != "kwargs"]
+    assert [p for p in ours if p in shared] == shared
+    options = ["upsampler", "scaling", "raw", "box"]
+    assert all(ours[p].kind is inspect.Parameter.KEYWORD_ONLY for p in options)
+    assert "upsampler" in (getattr(usu_gradcam, name).__doc__ or "")
+
+
+def test_three_positionals_and_the_library_s_own_arguments(net: nn.Module) -> None:
+    for name in INSTALLED:
+        layers: Any = net.last if name == "DeepFeatureFactorization" else [net.last]
+        getattr(usu_gradcam, name)(net, layers, None)
+    assert usu_gradcam.KPCA_CAM(net, [net.last], None, "rbf", 0.5).gamma == 0.5
+    assert usu_gradcam.FEM(net, [net.last], k=3).k == 3
+    assert usu_gradcam.AblationCAM(net, [net.last], batch_size=2).batch_size == 2
+
+
+def test_older_releases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes are built from what exists: hide what 1.5.5 and 1.5.7 added."""
+    from usu_gradcam import _cams, _patching
+
+    newer = ["ShapleyCAM", "FEM", "FinerCAM", "RefineCAM", "SESS", "SegEigenCAM"]
+    for name in newer:
+        monkeypatch.delattr(library, name)
+    found = _cams._cams()
+    assert sorted(found) == sorted(set(INSTALLED) - set(newer))
+    usu_gradcam.redistributing.cache_clear()
+    assert issubclass(usu_gradcam.redistributing(library.AblationCAM), library.AblationCAM)
+    assert len(_patching._places()) == 7
+
+
+def test_redistributing_other_people_s_classes(net: nn.Module, images: torch.Tensor) -> None:
+    class Mine(library.GradCAM):
+        def get_cam_weights(self, *args: Any) -> Any:
+            return abs(super().get_cam_weights(*args))
+
+    ours = usu_gradcam.redistributing(Mine)
+    assert ours is usu_gradcam.redistributing(Mine)
+    assert ours is usu_gradcam.redistributing(ours)
+    assert ours(net, [net.last], upsampler="nearest")(images).shape == (2, 24, 32)
+    with pytest.raises(TypeError, match="method must be a subclass of BaseCAM"):
+        usu_gradcam.redistributing(library.FinerCAM)
+
+
+def test_siblings_do_not_know_each_other() -> None:
+    code = (
+        "import sys, usu_gradcam;"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('usu_captum', 'captum', 'usu_cli')];"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_examples_run(module: types.ModuleType) -> None:
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=flags)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_one_concept_per_file(module: types.ModuleType) -> None:
+    assert len(inspect.getsource(module).splitlines()) <= 400

@@ -1,0 +1,90 @@
+"""Leave no trace in the user's model."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
+from torch import nn
+
+
+def release(recorder: ActivationsAndGradients) -> None:
+    """Remove a CAM's hooks from the model.
+
+    The library detaches what it recorded first, which fails on views and leaves the hooks behind.
+    """
+    recorder.activations, recorder.gradients = [], []
+    recorder.release()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and give every module its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def untouched(model: nn.Module, layers: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """Evaluate a model, and restore modes, gradients, layers and their hooks on any exit.
+
+    The library clears and fills the gradients of all parameters. AblationCAM puts its own layer in
+    the place of the target and, after an error, would leave it there together with a hook.
+    """
+    layers = list(layers)
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    wanted = {id(layer) for layer in layers}
+    parents = [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent._modules.items()
+        if id(layer) in wanted
+    ]
+    hooks = [(layer, layer._forward_hooks.copy()) for layer in layers]
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        for parent, name, layer in parents:
+            parent._modules[name] = layer
+        for layer, saved in hooks:
+            _restore(layer._forward_hooks, saved)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+@contextmanager
+def muted(model: nn.Module) -> Iterator[None]:
+    """Silence every CAM on a model.
+
+    Their hooks copy the activations of each forward pass to the CPU and keep them, which scoring
+    with hundreds of masked images must not pay for. Other hooks stay, all come back in their order.
+    """
+    saved: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    try:
+        for module in model.modules():
+            hooks = module._forward_hooks
+            ours = [key for key, hook in hooks.items() if _records(hook)]
+            if ours:
+                saved.append((hooks, hooks.copy()))
+                for key in ours:
+                    del hooks[key]
+        yield
+    finally:
+        for hooks, before in saved:
+            _restore(hooks, before)
+
+
+def _records(hook: Any) -> bool:
+    return isinstance(getattr(hook, "__self__", None), ActivationsAndGradients)
+
+
+def _restore(hooks: dict[int, Any], saved: dict[int, Any]) -> None:
+    if list(hooks) != list(saved):
+        hooks.clear()
+        hooks.update(saved)

@@ -1,0 +1,154 @@
+"""The mixin that turns a CAM of the library into one of ours."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pytorch_grad_cam.base_cam import BaseCAM
+from pytorch_grad_cam.utils.model_targets import RawScoresOutputTarget
+from torch import Tensor, nn
+
+from usu_core import AnyUpsampler
+from usu_gradcam import _maps
+from usu_gradcam._arrays import Array
+from usu_gradcam._calls import guarded
+from usu_gradcam._guard import evaluating, release
+from usu_gradcam._model import Evaluated, ScoredModel, adapt
+from usu_gradcam._options import Options, Scaling
+from usu_gradcam._reshape import reshape_transform_for
+from usu_gradcam._targets import check_targets
+
+
+class Redistributed(BaseCAM):
+    """A CAM of pytorch-grad-cam whose coarse map is redistributed instead of resized.
+
+    Everything before the upsampling is the library's, and so are the arguments; these are new:
+
+    Args:
+        model: As in the library. Its mode and gradients are restored after each call.
+        target_layers: As in the library.
+        reshape_transform: As in the library; ``None`` reads it from timm and torchvision vision
+            and Swin transformers.
+        *args: Further arguments of the library's class.
+        upsampler: A name such as ``"usu"`` (see :func:`usu_core.available`), an object such as
+            ``usu_core.USU(...)``, or ``None`` for the library's own result, bit for bit.
+        scaling: How maps come into [0, 1]: ``"robust"`` (:func:`usu_core.scale_to_unit`),
+            ``"min-max"``, or a function from maps (B, *pixels) to such. By default robust for
+            redistributed maps and the library's for interpolated ones.
+        raw: Return signed density or mass, as the upsampler says, from the raw coarse map: no
+            ReLU, no scaling. Not for ``show_cam_on_image`` and metrics that need [0, 1].
+        score_fn: From images (N, C, *pixels) to (N,): what is explained, in place of the model's
+            output and its targets. For models that return dictionaries or tuples.
+        box: Where in the image the coarse grid lies, in pixels: all lower corners, then all upper
+            ones. For models that pad or crop inside; see :func:`detector_box`.
+        **kwargs: Further arguments of the library's class.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an option is unknown, or options exclude each other.
+    """
+
+    redistribution: Options
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
+        *args: Any,
+        upsampler: str | AnyUpsampler | None = "usu",
+        scaling: Scaling | None = None,
+        raw: bool = False,
+        score_fn: Callable[[Tensor], Tensor] | None = None,
+        box: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.redistribution = Options.make(upsampler, scaling, raw, box)
+        adapted = adapt(model, score_fn)
+        if reshape_transform is None:
+            reshape_transform = reshape_transform_for(model)
+        with evaluating(model):
+            super().__init__(adapted, target_layers, reshape_transform, *args, **kwargs)
+        self._targets_are_fixed = score_fn is not None
+        self.activations_and_grads.model = Evaluated(adapted)
+
+    def __call__(
+        self,
+        input_tensor: Tensor,
+        targets: list[Any] | None = None,
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
+    ) -> Array:
+        """Explain a batch of images.
+
+        Args:
+            input_tensor: (B, C, H, W), or (B, C, D, H, W) for models of volumes.
+            targets: One callable per image, or ``None`` for each image's highest class.
+            aug_smooth: Average the coarse maps of six flipped and brightened copies.
+            eigen_smooth: As in the library.
+
+        Returns:
+            Float32 maps (B, *pixels): in [0, 1], or density or mass with ``raw=True``.
+
+        Raises:
+            TypeError: If targets are not callables, or the model's output is no list or tensor.
+            ValueError: If targets do not match the images or the model's output, or a layer has
+                no gradient.
+        """
+        if self._targets_are_fixed:
+            if targets is not None:
+                raise ValueError(
+                    "targets must be None with score_fn=, which already says what is explained, "
+                    f"got {len(targets)}."
+                )
+            targets = [RawScoresOutputTarget() for _ in input_tensor]
+        check_targets(targets, input_tensor)
+        result: Array = super().__call__(
+            input_tensor, targets, aug_smooth=aug_smooth, eigen_smooth=eigen_smooth
+        )
+        return result
+
+    def forward(
+        self, input_tensor: Tensor, targets: list[Any] | None, eigen_smooth: bool = False
+    ) -> Array:
+        """Explain a batch of images without augmentation; see :meth:`__call__`."""
+        return guarded(self, super().forward, input_tensor, targets, eigen_smooth)
+
+    def compute_cam_per_layer(
+        self, input_tensor: Tensor, targets: list[Any], eigen_smooth: bool
+    ) -> list[Array]:
+        """Return one fine map (B, 1, *pixels) per layer."""
+        if self.redistribution.upsampler is None and not isinstance(self.model, ScoredModel):
+            result: list[Array] = super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
+            return result
+        with evaluating(self.model):  # a meta-method of the library may call this directly
+            return _maps.compute_cam_per_layer(
+                self, self.redistribution, input_tensor, targets, eigen_smooth
+            )
+
+    def aggregate_multi_layers(self, cam_per_target_layer: list[Array]) -> Array:
+        """Combine the layers' maps to one (B, *pixels)."""
+        return _maps.aggregate_multi_layers(
+            self, self.redistribution, super().aggregate_multi_layers, cam_per_target_layer
+        )
+
+    def forward_augmentation_smoothing(
+        self, input_tensor: Tensor, targets: list[Any] | None, eigen_smooth: bool = False
+    ) -> Array:
+        """Explain a batch of images with augmentation; see :meth:`__call__`."""
+        if self.redistribution.follows_library:
+            result: Array = super().forward_augmentation_smoothing(
+                input_tensor, targets, eigen_smooth
+            )
+            return result
+        return _maps.forward_augmentation_smoothing(
+            self, self.redistribution, input_tensor, targets, eigen_smooth
+        )
+
+    def __exit__(self, *exception: object) -> None:
+        # The library's swallows every IndexError raised inside the block.
+        release(self.activations_and_grads)
+
+    def __del__(self) -> None:
+        # A constructor that raised leaves nothing to release.
+        if hasattr(self, "activations_and_grads"):
+            release(self.activations_and_grads)

@@ -1,0 +1,98 @@
+"""Where a transformer's tokens lie in the image: read from the model, never guessed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+ReshapeTransform = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TokenReshape:
+    """Lay the tokens (B, N, C) of a vision transformer out as a map (B, C, height, width).
+
+    Maps of convolutions, such as the patch embedding's, pass through.
+
+    Attributes:
+        height: Patches per column.
+        width: Patches per row.
+        prefix: Tokens before the patches, such as class and register tokens.
+
+    Example:
+        >>> TokenReshape(2, 3, prefix=1)(torch.zeros(1, 7, 4)).shape
+        torch.Size([1, 4, 2, 3])
+    """
+
+    height: int
+    width: int
+    prefix: int
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        if tokens.dim() == 4:
+            return tokens
+        count = self.prefix + self.height * self.width
+        if tokens.dim() != 3 or tokens.shape[1] != count:
+            raise ValueError(
+                f"target_layers must give {self.prefix} + {self.height} x {self.width} = {count} "
+                f"tokens as the model's patch grid says, got shape {tuple(tokens.shape)}. Try a "
+                "layer of the transformer blocks, images of the model's own size, or "
+                "reshape_transform=."
+            )
+        patches = tokens[:, self.prefix :].transpose(1, 2)
+        return patches.reshape(*patches.shape[:2], self.height, self.width)
+
+
+@dataclass(frozen=True)
+class ChannelsLast:
+    """Bring the channels of a Swin transformer's maps (B, h, w, C) to the front.
+
+    Attributes:
+        channels: Numbers of channels the model's normalisations are made for.
+
+    Example:
+        >>> ChannelsLast(frozenset({8}))(torch.zeros(1, 2, 3, 8)).shape
+        torch.Size([1, 8, 2, 3])
+    """
+
+    channels: frozenset[int]
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        last = maps.dim() == 4 and maps.shape[3] in self.channels
+        first = maps.dim() == 4 and maps.shape[1] in self.channels
+        if last == first:
+            raise ValueError(
+                f"target_layers must give maps with {sorted(self.channels)} channels first or last "
+                f"as the model's normalisations say, got shape {tuple(maps.shape)}. Try a norm1 "
+                "of a block, or reshape_transform=."
+            )
+        return maps.permute(0, 3, 1, 2) if last else maps
+
+
+def reshape_transform_for(model: Any) -> ReshapeTransform | None:
+    """Return the reshape transform of a timm or torchvision transformer, ``None`` for others.
+
+    The library's own transforms assume a 14 × 14 grid, one prefix token and channels last. With
+    four register tokens and a 12 × 16 grid they still fit, and scramble the map.
+
+    Args:
+        model: A model, not a wrapper around one.
+
+    Example:
+        >>> reshape_transform_for(torch.nn.Linear(1, 1)) is None
+        True
+    """
+    size = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if size is not None and hasattr(model, "num_prefix_tokens"):  # timm ViT
+        return TokenReshape(int(size[0]), int(size[1]), int(model.num_prefix_tokens))
+    if hasattr(model, "class_token") and hasattr(model, "conv_proj"):  # torchvision ViT
+        side = int(model.image_size) // int(model.patch_size)
+        return TokenReshape(side, side, 1)
+    permutes = getattr(getattr(model, "permute", None), "dims", None)
+    if getattr(model, "output_fmt", None) == "NHWC" or (  # timm Swin
+        permutes == [0, 3, 1, 2] and hasattr(model, "features")  # torchvision Swin
+    ):
+        norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
+        return ChannelsLast(frozenset(int(norm.normalized_shape[-1]) for norm in norms))
+    return None
