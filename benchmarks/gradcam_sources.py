@@ -6,38 +6,36 @@ computed once, the segment scores once per image and model, and every upsampler 
 One line per image and model is appended to a ``.jsonl`` file beside the result, so that a run that
 was stopped goes on where it was. The result itself is rewritten from these lines.
 
-    python benchmarks/gradcam_sources.py --images 50 --out benchmarks/results/gradcam_sources.json
+    python -m benchmarks.gradcam_sources --images 8
 
 The folder of models and images is named by the environment variable ``USU_DATA``.
 """
 
 import argparse
-import csv
-import importlib
 import json
 import math
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
+from tqdm import tqdm
 
 import usu_gradcam
+from benchmarks._common import (
+    RESULTS,
+    environment,
+    image_files,
+    load_image,
+    load_model,
+    write_json,
+)
 from usu_core import USU, CellGrid, metrics, resolve
 from usu_gradcam import TargetScore
-
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("USU_DATA", ROOT.parent / "shared" / "data"))
 
 SOURCES = (
     "GradCAM",
@@ -67,99 +65,129 @@ NOTES = (
     "ReLU), redistributed as density, unscaled. FinerCAM's maps compare classes, but share the "
     "predicted class's scores with the other sources. FullGrad's mass error is the largest of its "
     "layers; on DeiT its only layer with a spatial bias is the patch embedding. Ties of the "
-    "ranking are broken by order in memory."
+    "ranking are broken by the score map, as everywhere. Images are of the held-out half. Scores "
+    "are made in float32; deletion and insertion are judged in bfloat16, for all maps alike."
 )
 
 
 def main() -> None:
     """Run what is missing, then write the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=50, help="spread evenly over the folder")
+    parser.add_argument("--images", type=int, default=8, help="of the held-out half")
     parser.add_argument("--models", nargs="+", default=list(LAYERS), choices=list(LAYERS))
     parser.add_argument("--boxes", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=16, help="of deletion and insertion")
+    parser.add_argument("--steps", type=int, default=8, help="of deletion and insertion")
     parser.add_argument("--chunk-size", type=int, default=64, help="images per model call")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "gradcam_sources.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "gradcam_sources.json")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     lines = arguments.out.with_suffix(".jsonl")
     settings = {"boxes": arguments.boxes, "steps": arguments.steps}
     done = {(row["model"], row["file"]) for row in read(lines, settings)}
     for name in arguments.models:
-        missing = [file for file in chosen(arguments.images) if (name, file) not in done]
+        files = image_files("held-out", arguments.images)
+        missing = [file for file in files if (name, file.name) not in done]
         if not missing:
             continue
-        net, prep = load(name, arguments.device)
-        for file in missing:
+        net, prep = load_model(name)
+        for file in tqdm(missing, desc=name, unit="image"):
             started = time.perf_counter()
             row = explain(name, net, prep, file, arguments)
             row |= {"settings": settings, "seconds": round(time.perf_counter() - started, 2)}
             # A run killed in the middle of a line leaves a piece, which this keeps apart.
-            with lines.open("a") as stream:
+            with lines.open("a", encoding="utf-8") as stream:
                 stream.write("\n" + json.dumps(row, allow_nan=False) + "\n")
-            print(f"{name} {file} {row['seconds']} s", flush=True)
     rows = [row for row in read(lines, settings) if row["model"] in arguments.models]
-    arguments.out.write_text(json.dumps(summary(rows, settings), indent=1, allow_nan=False) + "\n")
+    write_json(arguments.out, summary(rows, settings))
     print(f"{len(rows)} rows summed up in {arguments.out}")
 
 
-def chosen(count: int) -> list[str]:
-    """Return file names spread evenly over the labelled images."""
-    with (DATA / "imagenet" / "labels.csv").open() as stream:
-        files = [row["file"] for row in csv.DictReader(stream)]
-    return [files[int(i)] for i in np.linspace(0, len(files) - 1, min(count, len(files)))]
-
-
-def load(name: str, device: str) -> tuple[Any, Callable[[Tensor], Tensor]]:
-    """Return a classifier of the data folder and its preprocessing."""
-    if str(DATA) not in sys.path:
-        sys.path.insert(0, str(DATA))
-    net, prep = importlib.import_module("load_models").imagenet(name)
-    return net.to(device), prep
-
-
 def explain(
-    name: str, net: Any, prep: Callable[[Tensor], Tensor], file: str, arguments: argparse.Namespace
+    name: str,
+    net: Any,
+    prep: Callable[[Tensor], Tensor],
+    file: Path,
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """Measure all sources and upsamplers on one image."""
-    with Image.open(DATA / "imagenet" / "images" / file) as picture:
-        rgb = np.array(picture.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
-    pixels = torch.from_numpy(rgb).permute(2, 0, 1)[None].to(arguments.device)
-    image, black = prep(pixels), prep(torch.zeros_like(pixels))
-    with torch.inference_mode():
+    image = prep(load_image(file)[None])
+    black = prep(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
+    with torch.no_grad():
         probabilities = net(image).softmax(1)[0]
     category = int(probabilities.argmax())
     target = ClassifierOutputTarget(category)
-    score = TargetScore(net, [target])
-    phi = USU().score_map(image, score)
-    effects = {}
-    boxes = metrics.random_boxes(arguments.boxes, (224, 224))
-    for reference in metrics.REFERENCES:
-        effects[reference] = metrics.box_effects(
-            score, image, boxes, reference=reference, black=black, chunk_size=arguments.chunk_size
-        )
-    figures: dict[str, dict[str, dict[str, float]]] = {}
+    phi = USU().score_map(image, TargetScore(net, [target]))
+    maps: dict[tuple[str, str], Tensor] = {}
+    errors: dict[tuple[str, str], float] = {}
     for source in SOURCES:
         rest, layers = coarse_maps(source, net, LAYERS[name](net), image, target)
-        figures[source] = {}
         for upsampler in UPSAMPLERS:
-            fine, error = upsample(upsampler, rest, layers, image, phi.values)
-            figures[source][upsampler] = {
-                "mass_error": error,
-                **curves(score, image, fine, black, arguments),
-                **agreement(effects, metrics.box_sums(fine, boxes)),
-            }
+            key = (source, upsampler)
+            maps[key], errors[key] = upsample(upsampler, rest, layers, image, phi.values)
+    fine = torch.cat(list(maps.values())).detach()
+    judged = judge(net, target, image, fine, phi.values, black, arguments)
+    figures: dict[str, dict[str, dict[str, float]]] = {source: {} for source in SOURCES}
+    for i, (source, upsampler) in enumerate(maps):
+        figures[source][upsampler] = {
+            "mass_error": errors[source, upsampler],
+            **{figure: float(values[i]) for figure, values in judged.items()},
+        }
     return {
         "model": name,
-        "file": file,
+        "file": file.name,
         "category": category,
         "probability": float(probabilities[category]),
         "evaluations": phi.evaluations,
         "figures": figures,
     }
+
+
+def judge(
+    net: Any,
+    target: Any,
+    image: Tensor,
+    fine: Tensor,
+    ties: Tensor,
+    black: Tensor,
+    arguments: argparse.Namespace,
+) -> dict[str, Tensor]:
+    """Return each figure of all maps (N, H, W) of one image, averaged over the references."""
+
+    def probability(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = net(images.contiguous(memory_format=torch.channels_last))
+        chosen: Tensor = outputs.float().softmax(1)[:, target.category]
+        return chosen
+
+    boxes = metrics.random_boxes(arguments.boxes, (image.shape[2], image.shape[3]))
+    sums = metrics.box_sums(fine, boxes)
+    repeated, order = image.expand(len(fine), -1, -1, -1), ties.expand_as(fine)
+    found = {
+        name: torch.zeros(len(fine))
+        for name in ("deletion", "insertion", "infidelity", "box_correlation")
+    }
+    share = 1 / len(metrics.REFERENCES)
+    for reference in metrics.REFERENCES:
+        for name, curve in (("deletion", metrics.deletion), ("insertion", metrics.insertion)):
+            found[name] += (
+                curve(
+                    probability,
+                    repeated,
+                    fine,
+                    reference=reference,
+                    black=black,
+                    steps=arguments.steps,
+                    ties=order,
+                    chunk_size=arguments.chunk_size,
+                ).auc
+                * share
+            )
+        effects = metrics.box_effects(
+            probability, image, boxes, reference=reference, black=black
+        ).expand(len(fine), -1)
+        found["infidelity"] += metrics.scale_optimised_infidelity(effects, sums).float() * share
+        found["box_correlation"] += metrics.box_correlation(effects, sums).float() * share
+    return found
 
 
 def coarse_maps(
@@ -194,43 +222,11 @@ def upsample(
     return fine, error
 
 
-def curves(
-    score: TargetScore, image: Tensor, fine: Tensor, black: Tensor, arguments: argparse.Namespace
-) -> dict[str, float]:
-    """Return deletion and insertion, averaged over the references."""
-    found: dict[str, float] = {}
-    for name, curve in (("deletion", metrics.deletion), ("insertion", metrics.insertion)):
-        areas = [
-            curve(
-                score,
-                image,
-                fine,
-                reference=reference,
-                black=black,
-                steps=arguments.steps,
-                chunk_size=arguments.chunk_size,
-            ).auc
-            for reference in metrics.REFERENCES
-        ]
-        found[name] = float(torch.stack(areas).mean())
-    return found
-
-
-def agreement(effects: dict[str, Tensor], sums: Tensor) -> dict[str, float]:
-    """Return infidelity and box correlation, averaged over the references."""
-    infidelity = [metrics.scale_optimised_infidelity(one, sums) for one in effects.values()]
-    correlation = [metrics.box_correlation(one, sums) for one in effects.values()]
-    return {
-        "infidelity": float(torch.stack(infidelity).mean()),
-        "box_correlation": float(torch.stack(correlation).mean()),
-    }
-
-
 def read(lines: Path, settings: dict[str, int]) -> Iterator[dict[str, Any]]:
     """Yield the rows measured under the same settings."""
     if not lines.exists():
         return
-    for line in lines.read_text().splitlines():
+    for line in lines.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:  # blank, or cut off when the run was killed: measured again
@@ -257,7 +253,6 @@ def summary(rows: list[dict[str, Any]], settings: dict[str, int]) -> dict[str, A
                 for source in SOURCES
             },
         }
-    packages = ("torch", "torchvision", "timm", "grad-cam", "numpy", "scikit-image")
     return {
         "schema": 1,
         "what": __doc__.splitlines()[0] if __doc__ else "",
@@ -270,10 +265,7 @@ def summary(rows: list[dict[str, Any]], settings: dict[str, int]) -> dict[str, A
             "mobilenet_v2": "features[-1]",
             "deit_tiny": "blocks[-1].norm1",
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "environment": environment(),
         "models": table,
     }
 

@@ -13,7 +13,8 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
 
     For timm and torchvision vision transformers that is the first normalisation of the last block;
     after it, patch tokens no longer reach the class token. For everything else the model is run
-    once, and the last module with a (B, C, h, w) output larger than one pixel is taken.
+    once, and the last module with a (B, C, h, w) output larger than one pixel is taken; for Swin
+    transformers, whose maps are (B, h, w, C), that is the last norm.
 
     Args:
         model: A module.
@@ -30,18 +31,16 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
         >>> default_layer(net)[0]
         '0'
     """
-    if token_grid(model) is not None:
-        blocks: Any = model.blocks if hasattr(model, "blocks") else model.encoder.layers  # type: ignore[union-attr]
-        last = blocks[-1]
-        layer = last.norm1 if hasattr(last, "norm1") else last.ln_1
-        return next((name, module) for name, module in model.named_modules() if module is layer)
+    names = {module: name for name, module in model.named_modules() if module is not model}
+    normalisation = _last_normalisation(model)
+    if normalisation is not None:
+        return names[normalisation], normalisation
     found: list[nn.Module] = []
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
             found.append(module)
 
-    names = {module: name for name, module in model.named_modules() if module is not model}
     modes = {module: module.training for module in model.modules()}
     handles = [module.register_forward_hook(record) for module in names]
     try:
@@ -58,6 +57,18 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
             f"model must have a layer with a spatial output, got none in {type(model).__name__}."
         )
     return names[found[-1]], found[-1]
+
+
+def _last_normalisation(model: nn.Module) -> nn.Module | None:
+    """Return the first normalisation of a vision transformer's last block."""
+    for module in model.modules():
+        encoder: Any = getattr(module, "encoder", None)
+        blocks: Any = getattr(module, "blocks", None) or getattr(encoder, "layers", None)
+        if blocks is None or token_grid(module) is None:
+            continue
+        found: nn.Module | None = getattr(blocks[-1], "norm1", getattr(blocks[-1], "ln_1", None))
+        return found
+    return None
 
 
 def _example(model: nn.Module) -> Tensor:

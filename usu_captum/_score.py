@@ -44,16 +44,22 @@ class ForwardScore:
         self._args = () if args is None else args if isinstance(args, tuple) else (args,)
         self._inputs = inputs
         self._image_input = image_input
+        self._examples = None if inputs is None else len(inputs[image_input])
 
     def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
-        """Run the forward function; see :class:`usu_core.scoring.ModelScore`."""
+        """Run the forward function; see :class:`usu_core.scoring.ModelScore`.
+
+        Raises:
+            TypeError: If the forward function does not return a tensor.
+            ValueError: If the target does not select one value per example.
+        """
         inputs: Any = images
         if self._inputs is not None:
             inputs = tuple(
-                images if i == self._image_input else _pick(value, example)
+                images if i == self._image_input else self._follow(value, example)
                 for i, value in enumerate(self._inputs)
             )
-        args = tuple(_pick(arg, example) for arg in self._args)
+        args = tuple(self._follow(arg, example) for arg in self._args)
         result = _run_forward(self._forward, inputs, None, args or None)
         if not isinstance(result, Tensor):
             raise TypeError(
@@ -61,7 +67,13 @@ class ForwardScore:
                 "Try a wrapper that selects the tensor."
             )
         selected: Tensor = _select_targets(class_scores(result, output), self._pick_target(example))
-        return selected.reshape(len(images), -1).sum(1)
+        if selected.numel() != len(images):
+            raise ValueError(
+                f"target must select one value per example, got {self._target!r} for outputs of "
+                f"shape {tuple(result.shape)} and {len(images)} examples. Try target=0, or a "
+                "forward_func that returns one value per example."
+            )
+        return selected.reshape(len(images))
 
     def _pick_target(self, example: Tensor) -> Any:
         target = self._target
@@ -71,11 +83,10 @@ class ForwardScore:
             return [target[i] for i in example.tolist()]
         return target
 
-
-def _pick(value: Any, example: Tensor) -> Any:
-    """Follow the examples in a tensor that has one entry for each; leave anything else alone."""
-    if isinstance(value, Tensor) and value.dim() > 0 and len(value) > 1:
-        return value[example.to(value.device)]
-    if isinstance(value, Tensor) and value.dim() > 0 and len(value) == 1:
-        return value.expand(len(example), *value.shape[1:])
-    return value
+    def _follow(self, value: Any, example: Tensor) -> Any:
+        """Follow the examples in a tensor with one entry for each; leave anything else alone."""
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            return value
+        if len(value) == self._examples or (self._examples is None and len(value) > 1):
+            return value[example.to(value.device)]
+        return value

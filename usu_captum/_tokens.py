@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from usu_captum._models import modules_of
 
 
 class TokenGrid(NamedTuple):
@@ -40,40 +41,43 @@ class TokenGrid(NamedTuple):
         return patches.reshape(*patches.shape[:2], self.height, self.width)
 
 
-def token_grid(model: Any) -> TokenGrid | None:
+def token_grid(
+    model: Any, image: Tensor | None = None, layer: nn.Module | None = None
+) -> TokenGrid | None:
     """Return the token grid of a timm or torchvision vision transformer, ``None`` for others.
+
+    Args:
+        model: A module or forward function; a transformer inside a wrapper is found.
+        image: What it is run on (B, C, H, W). Models that take any size tell the grid by it.
+        layer: Which transformer is meant, if there are several: the one that holds this layer.
 
     Example:
         >>> token_grid(torch.nn.Linear(1, 1)) is None
         True
     """
-    size = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    if size is not None and hasattr(model, "num_prefix_tokens"):  # timm
-        return TokenGrid(int(size[0]), int(size[1]), int(model.num_prefix_tokens))
-    if hasattr(model, "class_token") and hasattr(model, "conv_proj"):  # torchvision
-        side = int(model.image_size) // int(model.patch_size)
-        return TokenGrid(side, side, 1)
+    for module in owners(model, layer):
+        if hasattr(module, "num_prefix_tokens"):  # timm
+            size = patch_grid(module, image)
+            if size is not None:
+                return TokenGrid(*size, int(module.num_prefix_tokens))  # type: ignore[arg-type]
+        if hasattr(module, "class_token") and hasattr(module, "conv_proj"):  # torchvision
+            side = int(module.image_size) // int(module.patch_size)  # type: ignore[arg-type]
+            return TokenGrid(side, side, 1)
     return None
 
 
-def token_grad_cam(model: Any, activations: Tensor, gradients: Tensor) -> Tensor:
-    """Return the Grad-CAM (B, 1, h, w) of a layer whose outputs are tokens (B, N, C).
+def owners(model: Any, layer: nn.Module | None) -> list[nn.Module]:
+    """Return the modules of a model that contain a layer, all of them if none is given."""
+    modules = modules_of(model)
+    if layer is None:
+        return modules
+    return [module for module in modules if any(part is layer for part in module.modules())]
 
-    Raises:
-        ValueError: If the model does not say how its tokens are laid out, or no gradient reaches
-            the patch tokens, as after the last block of a model that reads its class token only.
-    """
-    grid = token_grid(model)
-    if grid is None:
-        raise ValueError(
-            f"layer must give a spatial map to be upsampled, got tokens of shape "
-            f"{tuple(activations.shape)}, and {type(model).__name__} does not say how they lie "
-            "in the image. Try a timm or torchvision vision transformer, or a convolutional layer."
-        )
-    slopes, maps = grid.unfold(gradients), grid.unfold(activations)
-    if not torch.is_nonzero(slopes.abs().amax()):
-        raise ValueError(
-            "layer must come before the last mixing of tokens, got one whose patch tokens have no "
-            "gradient. Try the norm1 (timm) or ln_1 (torchvision) of the last block."
-        )
-    return (slopes.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True)
+
+def patch_grid(model: Any, image: Tensor | None) -> tuple[int, int] | None:
+    """Return the rows and columns of a timm model's patches, ``None`` if it does not say."""
+    embedding: Any = getattr(model, "patch_embed", None)
+    size = getattr(embedding, "grid_size", None)
+    if image is not None and hasattr(embedding, "dynamic_feat_size"):
+        size = embedding.dynamic_feat_size(tuple(image.shape[-2:]))
+    return None if size is None else (int(size[0]), int(size[1]))

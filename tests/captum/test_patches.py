@@ -1,0 +1,188 @@
+"""Patch attributions: a patch's whole effect, once, among its own pixels."""
+
+from typing import Any
+
+import pytest
+import torch
+from captum import attr as captum_attr
+from torch import Tensor
+
+from usu_captum import METHODS, FeatureAblation, KernelShap, Occlusion
+from usu_core import USU, Quadtree
+
+MASKED = (
+    "FeatureAblation", "FeaturePermutation", "ShapleyValueSampling", "ShapleyValues", "Lime",
+    "KernelShap",
+)  # fmt: skip
+
+
+def patch_sums(fine: Tensor, mask: Tensor) -> Tensor:
+    """Add a map (B, 1, H, W) up over each label, in plain Python."""
+    labels = mask.broadcast_to(fine.shape)
+    return torch.stack(
+        [(fine * (labels == i)).sum((1, 2, 3)) for i in range(int(mask.max()) + 1)], 1
+    )
+
+
+def effects(coarse: Tensor, mask: Tensor) -> Tensor:
+    """Read the value Captum repeats over each label."""
+    labels = mask.broadcast_to(coarse.shape)
+    first = [labels[0, 0].flatten().tolist().index(i) for i in range(int(mask.max()) + 1)]
+    return coarse[:, 0].flatten(1)[:, first]
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_patch_keeps_its_effect(
+    name: str, ragged: bool, case: Any, guided: Any, seed: Any
+) -> None:
+    it = case(name)
+    if ragged:  # Neither even nor rectangular, and unequal in size.
+        labels = torch.zeros(1, 1, 16, 12, dtype=torch.long)
+        labels[..., 3:, 5:] = 1
+        labels[..., :7, 9:] = 2
+        labels[..., 15:, :] = 3
+        it.arguments["feature_mask"] = labels
+    mask = it.arguments["feature_mask"]
+    seed()
+    coarse = it.captum.attribute(it.images, **it.arguments)
+    seed()
+    fine = it.ours.attribute(it.images, **it.arguments, upsampler=guided)
+    assert fine.shape == (2, 1, 16, 12)
+    torch.testing.assert_close(patch_sums(fine, mask), effects(coarse, mask), atol=1e-6, rtol=1e-4)
+    seed()
+    density = it.ours.attribute(it.images, **it.arguments, upsampler=guided, convention="density")
+    sizes = patch_sums(torch.ones_like(fine), mask)
+    torch.testing.assert_close(
+        patch_sums(density, mask) / sizes, effects(coarse, mask), atol=1e-6, rtol=1e-4
+    )
+
+
+def test_an_even_mask_serves_interpolation_too(case: Any) -> None:
+    it = case("FeatureAblation")
+    coarse = it.captum.attribute(it.images, **it.arguments)
+    flat = it.ours.attribute(it.images, **it.arguments, upsampler="nearest")
+    torch.testing.assert_close(flat * 48, coarse[:, :1])
+    it.ours.attribute(it.images, **it.arguments, upsampler="bicubic")
+    it.arguments["feature_mask"] = (torch.arange(192).view(1, 1, 16, 12) % 7 > 2).long()
+    with pytest.raises(ValueError, match="grid must be even"):
+        it.ours.attribute(it.images, **it.arguments, upsampler="bicubic")
+
+
+def test_masks_may_differ_between_examples(case: Any, guided: Any, mask: Any) -> None:
+    it = case("FeatureAblation")
+    target = it.arguments["target"]
+    both = torch.cat([mask(2, 2, 16, 12), mask(4, 1, 16, 12)])
+    fine = it.ours.attribute(it.images, target=target, feature_mask=both, upsampler=guided)
+    for i in range(2):
+        alone = it.ours.attribute(
+            it.images[i : i + 1],
+            target=target[i : i + 1],
+            feature_mask=both[i : i + 1],
+            upsampler=guided,
+        )
+        torch.testing.assert_close(fine[i : i + 1], alone, atol=1e-6, rtol=1e-4)
+
+    def plain(cells: Tensor, image: Tensor, score: Any, grid: Any) -> Tensor:
+        """An upsampler of another package: it has no score map, and asks the score itself."""
+        value = score.evaluate(image, torch.arange(len(image)), "logit")
+        return grid.expand(cells) * value.view(-1, 1, 1, 1)
+
+    logits = it.model(it.images).gather(1, target[:, None]).view(-1, 1, 1, 1)
+    coarse = it.captum.attribute(it.images, target=target, feature_mask=both)[:, :1]
+    found = it.ours.attribute(
+        it.images, target=target, feature_mask=both, upsampler=plain, convention="density"
+    )
+    torch.testing.assert_close(found, coarse * logits)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [((3, 4, 4), (3, 4, 4)), ((3, 5, 5), (3, 5, 5)), ((3, 16, 3), (3, 1, 3)), ((3, 4, 4), 4)],
+)
+def test_windows_edge_to_edge_are_patches(window: Any, stride: Any, net: Any, guided: Any) -> None:
+    images = torch.rand(2, 3, 16, 12)
+    coarse = captum_attr.Occlusion(net).attribute(images, window, stride, target=1)
+    fine = Occlusion(net).attribute(images, window, stride, target=1, upsampler=guided)
+    rows = torch.arange(16) // window[1]
+    columns = torch.arange(12) // window[2]
+    labels = (rows[:, None] * (int(columns.max()) + 1) + columns)[None, None]
+    torch.testing.assert_close(
+        patch_sums(fine, labels), effects(coarse, labels), atol=1e-6, rtol=1e-4
+    )
+
+
+def test_overlapping_windows_share_their_effects(net: Any, guided: Any) -> None:
+    images = torch.rand(1, 3, 16, 12)
+    coarse = captum_attr.Occlusion(net).attribute(images, (3, 8, 8), (3, 4, 4), target=1)
+    fine = Occlusion(net).attribute(images, (3, 8, 8), (3, 4, 4), target=1, upsampler=guided)
+    # Regions of 4 x 4: the mean of the windows over it, times 16 of 64 pixels.
+    sums = torch.nn.functional.avg_pool2d(fine, 4) * 16
+    torch.testing.assert_close(sums, coarse[:, :1, ::4, ::4] / 4, atol=1e-6, rtol=1e-4)
+    # In the middle, where all overlap alike, that adds up to the windows' effects.
+    linear = Occlusion(lambda x: x.sum((1, 2, 3)))
+    total = linear.attribute(images, (3, 8, 8), (3, 4, 4), upsampler="nearest")
+    middle = total[..., 4:12, 4:8].sum()
+    assert 0.5 < middle / images[..., 4:12, 4:8].sum() < 2
+
+
+def test_windows_of_one_channel_are_added_up(guided: Any) -> None:
+    images = torch.rand(2, 3, 16, 12)
+    method = Occlusion(lambda x: x.sum((1, 2, 3)))
+    fine = method.attribute(images, (1, 4, 4), (1, 4, 4), upsampler=guided)
+    expected = torch.nn.functional.avg_pool2d(images.sum(1, keepdim=True), 4)
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(fine, 4), expected)
+    with pytest.raises(ValueError, match="sliding_window_shapes must cover one channel or all 3"):
+        method.attribute(images, (2, 4, 4), (1, 4, 4), upsampler=guided)
+
+
+def test_other_inputs_keep_captums_result(guided: Any, mask: Any) -> None:
+    images, table = torch.rand(2, 1, 8, 8), torch.rand(2, 5)
+    patches = mask(2, 2, 8, 8)
+    masks = (torch.arange(4, 9)[None], patches)
+
+    def forward(table: Tensor, images: Tensor) -> Tensor:
+        return images.sum((1, 2, 3)) * table.sum(1)
+
+    plain = captum_attr.FeatureAblation(forward).attribute((table, images), feature_mask=masks)
+    mixed = FeatureAblation(forward).attribute(
+        (table, images), feature_mask=masks, upsampler=guided, image_input=1
+    )
+    assert torch.equal(mixed[0], plain[0])
+    torch.testing.assert_close(patch_sums(mixed[1], patches), effects(plain[1], patches))
+    windows = Occlusion(forward).attribute(
+        (table, images), ((5,), (1, 4, 4)), (5, (1, 4, 4)), upsampler=guided, image_input=1
+    )
+    torch.testing.assert_close(patch_sums(windows[1], patches), effects(plain[1], patches))
+
+
+def test_what_is_missing_is_named(net: Any, mask: Any) -> None:
+    images = torch.rand(1, 3, 16, 12)
+    with pytest.raises(ValueError, match="feature_mask must be given"):
+        FeatureAblation(net).attribute(images, target=1, upsampler="usu")
+    with pytest.raises(ValueError, match="feature_mask must be the same in every channel"):
+        FeatureAblation(net).attribute(
+            images, target=1, upsampler="usu", feature_mask=torch.arange(3).view(1, 3, 1, 1)
+        )
+    with pytest.raises(ValueError, match="return_input_shape must be True"):
+        KernelShap(net).attribute(
+            images, target=1, upsampler="usu", feature_mask=mask(2, 2, 16, 12),
+            return_input_shape=False,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="the attribution must have the image's shape"):
+        FeatureAblation(net).attribute(images, feature_mask=mask(2, 2, 16, 12), upsampler="usu")
+
+
+def test_a_layer_mask_divides_its_effect(net: Any) -> None:
+    images = torch.rand(2, 3, 16, 12)
+    cells = torch.arange(12).view(1, 1, 4, 3)
+    cells = cells.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    coarse = captum_attr.LayerFeatureAblation(net, net.relu2).attribute(
+        images, target=1, layer_mask=cells
+    )
+    fine = METHODS["LayerFeatureAblation"](net, net.relu2).attribute(
+        images, target=1, layer_mask=cells, upsampler=USU(segmenter=Quadtree((2,))),
+        convention="total",
+    )  # fmt: skip
+    sums = torch.nn.functional.avg_pool2d(fine, 4) * 16
+    torch.testing.assert_close(sums, coarse[:, :1, ::2, ::2], atol=1e-6, rtol=1e-4)

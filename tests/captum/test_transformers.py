@@ -1,0 +1,262 @@
+"""Tokens and channels-last maps lie where the model says, checked against hand-made reshapes."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from captum import attr as captum_attr
+from captum.attr import LayerIntegratedGradients, NoiseTunnel
+from torch import Tensor, nn
+
+from usu_captum import (
+    LayerActivation,
+    LayerGradCam,
+    LayerGradientXActivation,
+    TokenGrid,
+    Upsampled,
+    default_layer,
+    token_grid,
+)
+
+TINY: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 3}
+
+
+def vit(name: str = "vit_tiny_patch16_224", **options: Any) -> Any:
+    return timm.create_model(name, **{**TINY, **options}).eval()
+
+
+def swin() -> Any:
+    return timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=(64, 96), window_size=4, embed_dim=16,
+        depths=(1, 1), num_heads=(2, 2), num_classes=3,
+    ).eval()  # fmt: skip
+
+
+def torchvision_swin() -> Any:
+    kind = torchvision.models.swin_transformer.SwinTransformer
+    return kind([4, 4], 16, [1, 1], [2, 2], [4, 4], num_classes=3).eval()
+
+
+def torchvision_vit() -> Any:
+    kind = torchvision.models.vision_transformer.VisionTransformer
+    model = kind(32, 8, 2, 2, 24, 48, num_classes=3).eval()
+    nn.init.normal_(model.heads.head.weight)  # Zeros as built: no gradient anywhere.
+    return model
+
+
+def layer_output(model: Any, layer: Any, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    """The output of a layer and the gradient of the target, by a hook of our own."""
+    kept: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda module, args, output: kept.append(output))
+    try:
+        score = model(images)[:, target].sum()
+    finally:
+        handle.remove()
+    return kept[0].detach(), torch.autograd.grad(score, kept[0])[0]
+
+
+def oracle(output: Tensor, gradient: Tensor) -> Tensor:
+    """Grad-CAM of (B, C, h, w), from its definition."""
+    result = torch.zeros(len(output), *output.shape[2:])
+    for c in range(output.shape[1]):
+        result += gradient[:, c].mean((1, 2))[:, None, None] * output[:, c]
+    return result[:, None]
+
+
+def cells_of(fine: Tensor, h: int, w: int) -> Tensor:
+    """Read a nearest-neighbour map back."""
+    return fine[:, :, :: fine.shape[2] // h, :: fine.shape[3] // w]
+
+
+def assert_close_to(found: Tensor, expected: Tensor) -> None:
+    """Close, measured by the largest value: fresh models have gradients of any size."""
+    scale = expected.abs().max()
+    assert scale > 0
+    torch.testing.assert_close(found / scale, expected / scale, atol=1e-4, rtol=1e-4)
+
+
+MODELS = [
+    pytest.param(lambda: vit(img_size=(192, 256)), (192, 256), (12, 16), 1, id="vit-12x16"),
+    pytest.param(
+        # 4 + 12 x 16 = 196 = 14 x 14: the square root would scramble it.
+        lambda: vit("vit_medium_patch16_reg4_gap_256", img_size=(192, 256)),
+        (192, 256), (12, 16), 4, id="reg4-12x16",
+    ),
+    pytest.param(
+        lambda: vit("vit_base_patch16_reg4_gap_256", img_size=128, class_token=True),
+        (128, 128), (8, 8), 5, id="class-and-reg4",
+    ),
+    pytest.param(
+        lambda: vit("deit_tiny_distilled_patch16_224", img_size=(64, 96)),
+        (64, 96), (4, 6), 2, id="deit-distilled",
+    ),
+    pytest.param(
+        lambda: vit(dynamic_img_size=True), (96, 160), (6, 10), 1, id="dynamic-size"
+    ),
+    pytest.param(
+        lambda: timm.create_model("vit_tiny_r_s16_p8_224", img_size=64, depth=1, num_classes=3),
+        (64, 64), (2, 2), 1, id="hybrid",
+    ),
+    pytest.param(torchvision_vit, (32, 32), (4, 4), 1, id="torchvision"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "size", "grid", "prefix"), MODELS)
+def test_tokens_lie_in_the_models_grid(make: Any, size: Any, grid: Any, prefix: int) -> None:
+    model, images = make().eval(), torch.rand(2, 3, *size)
+    assert token_grid(model, images) == (*grid, prefix)
+    name, layer = default_layer(model, images)
+    assert name.endswith(("norm1", "ln_1"))
+    tokens, gradient = layer_output(model, layer, images, 1)
+
+    def by_hand(values: Tensor) -> Tensor:
+        result = torch.zeros(2, values.shape[2], *grid)
+        for i in range(grid[0]):
+            for j in range(grid[1]):
+                result[:, :, i, j] = values[:, prefix + i * grid[1] + j]
+        return result
+
+    grad_cam = LayerGradCam(model, layer).attribute(images, target=1, upsampler="nearest")
+    expected = oracle(by_hand(tokens), by_hand(gradient))
+    assert_close_to(cells_of(grad_cam, *grid), expected)
+    product = LayerGradientXActivation(model, layer).attribute(
+        images, target=1, upsampler="nearest"
+    )
+    expected = by_hand(tokens * gradient).sum(1, keepdim=True)
+    assert_close_to(cells_of(product, *grid), expected)
+
+
+@pytest.mark.parametrize("make", [swin, torchvision_swin])
+@pytest.mark.parametrize("stage", [0, 1])
+def test_swin_maps_keep_rows_and_columns(make: Any, stage: int) -> None:
+    model, images = make(), torch.rand(2, 3, 64, 96)
+    stages = [m for m in model.modules() if type(m).__name__ == "SwinTransformerBlock"]
+    layer, grid = stages[stage], ((16, 24), (8, 12))[stage]
+    maps, gradient = layer_output(model, layer, images, 1)
+    assert tuple(maps.shape[1:3]) == grid  # (B, h, w, C)
+    fine = LayerGradCam(model, layer).attribute(images, target=1, upsampler="nearest")
+    expected = oracle(maps.permute(0, 3, 1, 2), gradient.permute(0, 3, 1, 2))
+    assert_close_to(cells_of(fine, *grid), expected)
+    product = LayerGradientXActivation(model, layer).attribute(
+        images, target=1, upsampler="nearest"
+    )
+    expected = (maps * gradient).sum(3)[:, None]
+    assert_close_to(cells_of(product, *grid), expected)
+
+
+def test_layers_of_one_swin_agree_whatever_their_layout() -> None:
+    model, images = swin(), torch.rand(1, 3, 64, 96)
+    first = LayerActivation(model, model.patch_embed.proj)  # (B, C, h, w), a convolution.
+    normal = LayerActivation(model, model.patch_embed.norm)  # (B, h, w, C), a layer norm.
+    flat = LayerActivation(model, model.layers[1].blocks[0].norm2)  # (B, h w, C)
+    for method in (first, normal, flat):
+        fine = method.attribute(images, target=1, upsampler="nearest", reduce=None)
+        assert fine.shape[2:] == (64, 96)
+    assert first.attribute(images, target=1, upsampler="nearest", reduce=None).shape[1] == 16
+    last = default_layer(model, images)[0]
+    assert last == "norm"
+    inner = model.layers[0].blocks[0].attn
+    with pytest.raises(ValueError, match="one spatial map of the image's rank per example"):
+        LayerGradCam(model, inner).attribute(images, target=1, upsampler="nearest")
+
+
+def test_torchvision_swin_channels_first_at_the_end() -> None:
+    model, images = torchvision_swin(), torch.rand(1, 3, 64, 96)
+    name, layer = default_layer(model, images)
+    assert name == "permute"
+    fine = LayerGradCam(model, layer).attribute(images, target=1, upsampler="nearest")
+    plain = captum_attr.LayerGradCam(model, layer).attribute(images, target=1)
+    torch.testing.assert_close(cells_of(fine, 8, 12), plain)
+
+
+def test_the_last_block_is_refused() -> None:
+    model, images = vit(img_size=(64, 96)), torch.rand(1, 3, 64, 96)
+    for cls in (LayerGradCam, LayerGradientXActivation):
+        with pytest.raises(ValueError, match="Try the norm1"):
+            cls(model, model.blocks[-1]).attribute(images, target=1, upsampler="nearest")
+    # An average of all tokens reads the last block, and its gradient is none to refuse.
+    pooled = vit(img_size=(64, 96), global_pool="avg")
+    method = LayerGradCam(pooled, pooled.blocks[-1])
+    assert method.attribute(images, target=1, upsampler="nearest").any()
+
+
+def test_wrong_layers_and_hidden_models_are_named() -> None:
+    model, images = vit(img_size=(64, 96)), torch.rand(1, 3, 64, 96)
+    with pytest.raises(ValueError, match="forward_func"):
+        LayerGradCam(lambda x: model(x), model.blocks[0]).attribute(
+            images, target=1, upsampler="nearest"
+        )
+    told = LayerGradCam(lambda x: model(x), model.blocks[0]).attribute(
+        images, target=1, upsampler="nearest", grid=TokenGrid(4, 6, 1)
+    )
+    known = LayerGradCam(model, model.blocks[0]).attribute(images, target=1, upsampler="nearest")
+    torch.testing.assert_close(told, known)
+    with pytest.raises(ValueError, match="1 \\+ 3 x 6 = 19 tokens"):
+        LayerGradCam(model, model.blocks[0]).attribute(
+            images, target=1, upsampler="nearest", grid=TokenGrid(3, 6, 1)
+        )
+    with pytest.raises(ValueError, match="one spatial map"):
+        LayerGradCam(model, model.head).attribute(images, target=1, upsampler="nearest")
+
+
+def test_wrappers_are_seen_through() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            result: Tensor = 2 * self.inner(images)
+            return result
+
+    model, images = vit(img_size=(64, 96)), torch.rand(1, 3, 64, 96)
+    layer = model.blocks[1].norm1
+    expected = LayerGradCam(model, layer).attribute(images, target=1, upsampler="nearest")
+    for wrapped in (Scaled(model), nn.DataParallel(Scaled(model)), Scaled(model).forward):
+        fine = LayerGradCam(wrapped, layer).attribute(images, target=1, upsampler="nearest")
+        torch.testing.assert_close(fine, 2 * expected)
+    assert default_layer(Scaled(model), images)[0] == "inner.blocks.1.norm1"
+
+
+def test_patch_embedding_is_a_grid_in_every_form() -> None:
+    images = torch.rand(1, 3, 64, 96)
+    for dynamic in (False, True):  # (B, N, C) without prefix, then (B, h, w, C).
+        model = vit(img_size=(64, 96), dynamic_img_size=dynamic)
+        for layer in (model.patch_embed, model.patch_embed.proj):
+            fine = LayerActivation(model, layer).attribute(images, target=1, upsampler="nearest")
+            proj = model.patch_embed.proj(images).sum(1, keepdim=True)
+            torch.testing.assert_close(cells_of(fine, 4, 6), proj, atol=1e-5, rtol=1e-4)
+
+
+def test_integrated_gradients_of_tokens_keep_their_delta() -> None:
+    model, images = vit(img_size=(64, 96), global_pool="avg"), torch.rand(1, 3, 64, 96)
+    method = LayerIntegratedGradients(model, model.blocks[1].norm1)
+    coarse, delta = method.attribute(images, target=1, n_steps=4, return_convergence_delta=True)
+    fine, again = Upsampled(method, "nearest").attribute(
+        images, target=1, n_steps=4, return_convergence_delta=True
+    )
+    assert torch.equal(delta, again)
+    torch.testing.assert_close(fine.sum(), coarse[:, 1:].sum(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_noise_tunnels_keep_token_grad_cam_right(outside: bool, seed: Any) -> None:
+    model, images = vit(img_size=(64, 96)), torch.rand(1, 3, 64, 96)
+    plain = captum_attr.LayerGradCam(model, model.blocks[1].norm1)
+    expected = LayerGradCam(model, plain.layer).attribute(images, target=1, upsampler="nearest")
+    method: Any = Upsampled(NoiseTunnel(plain), "nearest")
+    method = method if outside else NoiseTunnel(Upsampled(plain, "nearest"))
+    fine = method.attribute(images, target=1, nt_samples=2, stdevs=0.0)
+    assert_close_to(fine, expected)
+    assert type(plain) is captum_attr.LayerGradCam
+
+
+def test_guided_redistribution_keeps_token_mass(guided: Any) -> None:
+    model, images = vit(img_size=(64, 96)), torch.rand(2, 3, 64, 96)
+    method = LayerGradCam(model, model.blocks[1].norm1)
+    nearest = method.attribute(images, target=[0, 2], upsampler="nearest")
+    fine = method.attribute(images, target=[0, 2], upsampler=guided)
+    pooled = torch.nn.functional.avg_pool2d(fine, 16)
+    torch.testing.assert_close(pooled, cells_of(nearest, 4, 6), atol=1e-6, rtol=1e-3)

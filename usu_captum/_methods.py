@@ -1,0 +1,58 @@
+"""All attribution classes of this package by name."""
+
+from captum import attr as captum_attr
+from captum.attr import Attribution
+
+from usu_captum._guided import GuidedGradCam
+from usu_captum._input_perturbations import (
+    FeatureAblation,
+    FeaturePermutation,
+    KernelShap,
+    Lime,
+    Occlusion,
+    ShapleyValues,
+    ShapleyValueSampling,
+)
+from usu_captum._layer_grad_cam import LayerGradCam
+from usu_captum._layer_gradients import (
+    InternalInfluence,
+    LayerActivation,
+    LayerConductance,
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
+)
+from usu_captum._layer_perturbations import LayerFeatureAblation, LayerFeaturePermutation
+from usu_captum._layer_references import (
+    LayerDeepLift,
+    LayerDeepLiftShap,
+    LayerGradientShap,
+    LayerLRP,
+)
+
+METHODS: dict[str, type[Attribution]] = {
+    cls.__name__: cls
+    for cls in (
+        LayerGradCam,
+        LayerGradientXActivation,
+        LayerActivation,
+        LayerConductance,
+        LayerIntegratedGradients,
+        InternalInfluence,
+        LayerDeepLift,
+        LayerDeepLiftShap,
+        LayerGradientShap,
+        LayerLRP,
+        LayerFeatureAblation,
+        LayerFeaturePermutation,
+        GuidedGradCam,
+        FeatureAblation,
+        FeaturePermutation,
+        Occlusion,
+        ShapleyValueSampling,
+        ShapleyValues,
+        Lime,
+        KernelShap,
+    )
+    if hasattr(captum_attr, cls.__name__)  # Captum 0.7 has no LayerFeaturePermutation.
+}
+"""Name to class, for tools that let a user choose; names are Captum's."""

@@ -1,0 +1,63 @@
+"""The modules behind a forward function, and the mode they are scored in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def modules_of(forward_func: Any) -> list[nn.Module]:
+    """Return the modules a forward function is known to run, outermost first.
+
+    Looks through wrappers that keep what they wrap: ``DataParallel``, ``torch.compile``, bound
+    methods and ``functools.partial``. A plain function hides its model; then the list is empty.
+
+    Example:
+        >>> relu = nn.ReLU()
+        >>> modules_of(relu.forward) == [relu]
+        True
+        >>> modules_of(lambda images: relu(images))
+        []
+    """
+    if isinstance(forward_func, nn.Module):
+        return list(forward_func.modules())
+    owner = getattr(forward_func, "__self__", None)
+    if isinstance(owner, nn.Module):
+        return list(owner.modules())
+    if isinstance(forward_func, partial):
+        return modules_of(forward_func.func)
+    compiled = getattr(forward_func, "_torchdynamo_orig_callable", None)
+    return [] if compiled is None else modules_of(compiled)
+
+
+@contextmanager
+def evaluating(forward_func: Any) -> Iterator[None]:
+    """Put the modules into evaluation mode, and each back into its own on any exit.
+
+    Scoring runs the model hundreds of times: in training mode that would move the statistics of
+    batch normalisation, and dropout would drown the scores in noise.
+    """
+    training = [module for module in modules_of(forward_func) if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def keeping_gradient_flags(inputs: Any) -> Iterator[None]:
+    """Put ``requires_grad`` of the inputs back on any exit; Captum forgets it when it fails."""
+    several = inputs if isinstance(inputs, tuple) else (inputs,)
+    leaves = [value for value in several if isinstance(value, Tensor) and value.is_leaf]
+    flags = [value.requires_grad for value in leaves]
+    try:
+        yield
+    finally:
+        for value, flag in zip(leaves, flags, strict=True):
+            if value.requires_grad is not flag:
+                value.requires_grad_(flag)
