@@ -116,6 +116,10 @@ def _measure_image(
         maps, ties, spent = scan_maps(cells, image, score)
     elif options.budget:
         maps, ties, spent = budget_maps(cells, image, score)
+        # Captum's own pass serves the scores as well, at a hidden layer.
+        maps["usu one pass"] = grad_cam.attribute(
+            image, target=target, relu_attributions=True, upsampler="usu-fast"
+        )[:, 0].detach()
     else:
         maps, ties, spent = main_maps(cells, image, score)
         fill = image.mean((2, 3), keepdim=True).expand_as(image)

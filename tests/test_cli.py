@@ -98,7 +98,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["command"] == "demo"
     assert set(manifest["mean"]) == {
-        "nearest", "bilinear", "usu", "iwmr", "iwmr-mass", "score-map"
+        "nearest", "bilinear", "usu", "iwmr", "iwmr-mass", "tilted", "score-map"
     }  # fmt: skip
     assert manifest["mean"]["usu"]["mass_error"] < 1e-5 < manifest["mean"]["bilinear"]["mass_error"]
     assert all(0 <= row["iou"] <= 1 for row in manifest["mean"].values())

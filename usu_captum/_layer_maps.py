@@ -9,6 +9,7 @@ from torch import Tensor
 from usu_captum._attribute import Attribute
 from usu_captum._layout import is_spatial, lay_out
 from usu_captum._options import Options
+from usu_captum._shared_pass import shared_pass
 from usu_captum._spatial_grad_cam import spatial
 from usu_captum._upsampling import Redistribution, image_of, redistribution
 from usu_captum._wrapping import innermost, uncompiled
@@ -66,11 +67,18 @@ def _upsample(
     running = uncompiled(method)
     prepared = spatial(running, options)
     run = captum if prepared is running else type(prepared).attribute
-    result = run(prepared, inputs, **passed)
+    shared = shared_pass(prepared, captum, inputs, passed, options)
+    if shared is None:
+        result = run(prepared, inputs, **passed)
+    else:
+        with shared.recording():
+            result = run(
+                prepared, shared.inputs, **passed | {"grad_kwargs": {"retain_graph": True}}
+            )
     has_delta = bool(arguments.get("return_convergence_delta"))
     maps, *deltas = result if has_delta else (result,)
     step = redistribution(
-        options, inputs, inner.forward_func, arguments, "total" if has_delta else None
+        options, inputs, inner.forward_func, arguments, "total" if has_delta else None, shared
     )
     is_grouped = any(kind.__name__ in _GROUPED for kind in type(inner).__mro__)
     mask = arguments.get("layer_mask") if is_grouped else None

@@ -8,6 +8,7 @@ from torch import Tensor
 from usu_captum._models import evaluating
 from usu_captum._options import Options
 from usu_captum._score import ForwardScore
+from usu_captum._shared_pass import SharedPass, SharedScore
 from usu_core import CellGrid, resolve
 from usu_core.scoring import ModelScore
 
@@ -142,15 +143,20 @@ def redistribution(
     forward_func: Any,
     arguments: dict[str, Any],
     convention: str | None = None,
+    shared: SharedPass | None = None,
 ) -> Redistribution:
-    """Build the step from the arguments of a call to Captum."""
+    """Build the step from the arguments of a call to Captum, and its forward pass if kept."""
     several = inputs if isinstance(inputs, tuple) else (inputs,)
     image = image_of(inputs, options.image_input)
-    score = ForwardScore(
-        forward_func,
+    rest = (
         arguments.get("target"),
         arguments.get("additional_forward_args"),
         several,
         options.image_input % len(several),
+    )
+    score = (
+        ForwardScore(forward_func, *rest)
+        if shared is None
+        else SharedScore(shared, forward_func, *rest)
     )
     return Redistribution(options, image, score, forward_func, convention)

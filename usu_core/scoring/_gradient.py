@@ -16,7 +16,9 @@ from usu_core.segments import segment_mean
 class GradientScorer:
     """Score each segment by its mean |gradient · (input - fill)|.
 
-    A first-order estimate of :class:`MaskedPerturbation`'s drop, for the price of one gradient.
+    A first-order estimate of :class:`MaskedPerturbation`'s drop, for the price of one gradient. A
+    score that has a ``pixel_effects(images, output)`` method is asked for the effects (B, *pixels)
+    first: adapters that have run the model already can read them off a hidden layer for less.
 
     Args:
         fill: What the input is compared with: ``"blur"``, ``"mean"``, ``"zero"`` or a tensor.
@@ -49,6 +51,16 @@ class GradientScorer:
     def __call__(self, images: Tensor, score: ModelScore) -> LevelScorer:
         """Take the gradient once, for all levels; see :class:`Scorer`."""
         images = images.detach()
+        at_hand = getattr(score, "pixel_effects", None)
+        known: Tensor | None = None if at_hand is None else at_hand(images, self.output)
+        effect = self._effects(images, score) if known is None else known
+
+        def score_level(labels: Tensor, active: Tensor) -> Tensor:
+            return segment_mean(effect, labels, active.shape[1]) * active
+
+        return score_level
+
+    def _effects(self, images: Tensor, score: ModelScore) -> Tensor:
         everyone = torch.arange(len(images), device=images.device)
         with torch.enable_grad():
             inputs = images.clone().requires_grad_()
@@ -56,14 +68,9 @@ class GradientScorer:
             gradient = None
             if values.requires_grad:
                 (gradient,) = torch.autograd.grad(values.sum(), inputs, allow_unused=True)
-            if gradient is None:
-                raise ValueError(
-                    "score must be differentiable in the images for GradientScorer, got values "
-                    "without a gradient. Try scorer=MaskedPerturbation()."
-                )
-        effect = (gradient * (images - fill_images(images, self.fill))).sum(1).abs().float()
-
-        def score_level(labels: Tensor, active: Tensor) -> Tensor:
-            return segment_mean(effect, labels, active.shape[1]) * active
-
-        return score_level
+        if gradient is None:
+            raise ValueError(
+                "score must be differentiable in the images for GradientScorer, got values "
+                "without a gradient. Try scorer=MaskedPerturbation()."
+            )
+        return (gradient * (images - fill_images(images, self.fill))).sum(1).abs().float()

@@ -65,6 +65,14 @@ class CountedScore:
         # Scores are differences of close numbers: keep half precision out of them.
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
+    def pixel_effects(self, images: Tensor, output: str) -> Tensor | None:
+        """Return what the wrapped score knows of each pixel's effect without a run, if anything."""
+        at_hand = getattr(self._score, "pixel_effects", None)
+        effects: Tensor | None = None if at_hand is None else at_hand(images, output)
+        if effects is not None:
+            self.evaluations += len(images)
+        return effects
+
 
 def model_score(score: "ModelScore | ScoreFunction") -> ModelScore:
     """Return ``score`` as a :class:`ModelScore`, wrapping plain functions.
