@@ -81,7 +81,7 @@ def budget_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
         for budget, levels in segments.items()
     }
     for budget, scores in found.items():
-        for name in ("usu", "tilted"):
+        for name in ("usu", "iwmr-mass", "tilted"):
             key = f"{name} {budget}"
             maps[key] = resolve(name)(cells, image=image, score_map=scores.values)[:, 0]
             spent[key] = scores.evaluations

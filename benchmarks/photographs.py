@@ -42,7 +42,14 @@ from usu_captum import ForwardScore, LayerGradCam, default_layer
 from usu_core import metrics
 
 METRICS = ("deletion", "insertion", "correlation", "infidelity")
-HIGHER_IS_BETTER = {"deletion": False, "insertion": True, "correlation": True, "infidelity": False}
+HIGHER_IS_BETTER = {
+    "deletion": False,
+    "insertion": True,
+    "gap": True,  # insertion minus deletion
+    "correlation": True,
+    "infidelity": False,
+}
+PEERS = ("bilinear", "score-map", "RISE")
 STEPS, BOXES = 8, 96
 
 
@@ -177,26 +184,35 @@ def _judge(
 
 
 def _summarise(records: list[dict[str, Any]], model: str) -> dict[str, Any]:
-    """Average over images, and compare each map with bilinear by paired tests."""
+    """Average over images, and compare each map with the controls by paired tests."""
     chosen = [record for record in records if record["model"] == model]
     names = list(chosen[0]["metrics"])
     result: dict[str, Any] = {"images": len(chosen), "maps": {}}
-    for name in names:
-        row: dict[str, Any] = {
-            "evaluations": float(np.mean([r["evaluations"].get(name, 0) for r in chosen]))
+    values = {
+        name: {
+            **{m: np.array([r["metrics"][name][m] for r in chosen]) for m in METRICS},
+            "gap": np.array(
+                [r["metrics"][name]["insertion"] - r["metrics"][name]["deletion"] for r in chosen]
+            ),
         }
-        for metric in METRICS:
-            values = np.array([r["metrics"][name][metric] for r in chosen])
-            peer = np.array([r["metrics"]["bilinear"][metric] for r in chosen])
-            row[metric] = float(values.mean())
-            gain = (values - peer) * (1 if HIGHER_IS_BETTER[metric] else -1)
-            row[f"{metric} against bilinear"] = _paired(gain)
+        for name in names
+    }
+    for name in names:
+        spent = [r["evaluations"].get(name, 0) for r in chosen]
+        row: dict[str, Any] = {"evaluations": float(np.mean(spent))}
+        row |= {metric: float(v.mean()) for metric, v in values[name].items()}
+        for peer in (peer for peer in PEERS if peer in names and peer != name):
+            row[f"against {peer}"] = {
+                metric: _paired(v - values[peer][metric], HIGHER_IS_BETTER[metric])
+                for metric, v in values[name].items()
+            }
         result["maps"][name] = row
     return result
 
 
-def _paired(gain: np.ndarray[Any, Any]) -> dict[str, float]:
+def _paired(difference: np.ndarray[Any, Any], higher_is_better: bool) -> dict[str, float]:
     """Return the mean gain, its bootstrap interval, the win rate and Wilcoxon's two-sided p."""
+    gain = difference if higher_is_better else -difference
     if len(gain) < 3 or not gain.any():
         return {"gain": float(gain.mean()), "low": 0.0, "high": 0.0, "wins": 0.0, "p": 1.0}
     interval = stats.bootstrap((gain,), np.mean, n_resamples=2000, rng=0).confidence_interval
@@ -210,16 +226,21 @@ def _paired(gain: np.ndarray[Any, Any]) -> dict[str, float]:
 
 
 def _print(model: str, summary: dict[str, Any]) -> None:
-    print(f"\n{model}, {summary['images']} images; in brackets p against bilinear")
-    rows = []
-    for name, row in summary["maps"].items():
-        cells = [name, f"{row['evaluations']:.0f}"]
-        for metric in METRICS:
-            against = row[f"{metric} against bilinear"]
-            sign = "+" if against["gain"] > 0 else "-" if against["gain"] < 0 else " "
-            cells.append(f"{row[metric]:.3f} ({sign}{against['p']:.3f})")
-        rows.append(cells)
-    print(table(("map", "evaluations", *METRICS), rows))
+    header = ("map", "evaluations", *HIGHER_IS_BETTER)
+    for peer in PEERS:
+        rows = []
+        for name, row in summary["maps"].items():
+            against = row.get(f"against {peer}")
+            if against is None:
+                continue
+            cells = [name, f"{row['evaluations']:.0f}"]
+            for metric in HIGHER_IS_BETTER:
+                sign = "+" if against[metric]["gain"] > 0 else "-"
+                cells.append(f"{row[metric]:.3f} ({sign}{against[metric]['p']:.3f})")
+            rows.append(cells)
+        if rows:
+            print(f"\n{model}, {summary['images']} images; in brackets gain and p against {peer}")
+            print(table(header, rows))
 
 
 if __name__ == "__main__":

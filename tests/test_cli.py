@@ -107,7 +107,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert picture.width > picture.height > 300
     page = (out / "report.html").read_text()
     assert_self_contained(page)
-    assert page.count("data:image/png;base64,") == 9
+    assert page.count("data:image/png;base64,") == 10
     printed = capsys.readouterr().out
     assert "iwmr-mass" in printed
     assert str(out / "report.html") in printed

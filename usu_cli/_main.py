@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from usu_cli._errors import UsageError
 
-_DEFAULT_UPSAMPLERS = ("nearest", "bilinear", "usu", "tilted")
+_DEFAULT_UPSAMPLERS = ("nearest", "bilinear", "usu", "iwmr-mass", "tilted")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,0 +1,91 @@
+"""Turn the committed results into what the documents show: ``python -m benchmarks.evidence``.
+
+Prints the Markdown tables of the README and of ``docs/defaults.md``, and draws quality against
+model evaluations.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from benchmarks._common import RESULTS, ROOT
+
+PICTURE = ROOT / "docs" / "images" / "budget.png"
+SHOWN = ("nearest", "bilinear", "usu", "usu-fast", "iwmr", "iwmr-mass", "tilted")
+CONTROLS = ("score-map", "RISE", "random")
+
+
+def main() -> None:
+    """Print the tables and draw the picture, for the results that are there."""
+    held_out = _read("photographs.json")
+    for model, summary in held_out["summary"].items():
+        print(f"\n**{model}**, {summary['images']} images\n")
+        print(_faithfulness(summary["maps"]))
+    scan = _read("photographs_scan.json")
+    for model, summary in scan["summary"].items():
+        print(f"\n**{model}**, {summary['images']} tuning images\n")
+        print(_scan(summary["maps"]))
+    _draw(_read("photographs_budget.json"))
+
+
+def _read(name: str) -> dict[str, Any]:
+    path: Path = RESULTS / name
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _faithfulness(maps: dict[str, Any]) -> str:
+    """Values of every metric; significant differences from bilinear are marked."""
+    lines = [
+        "| map | deletion ↓ | insertion ↑ | correlation ↑ | infidelity ↓ |",
+        "|---|---|---|---|---|",
+    ]
+    for name in (*SHOWN, *CONTROLS):
+        cells = [_marked(maps[name], metric) for metric in _METRICS]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _scan(maps: dict[str, Any]) -> str:
+    lines = ["| setting | evaluations | deletion ↓ | insertion ↑ |", "|---|---|---|---|"]
+    for name, row in maps.items():
+        cells = [_marked(row, metric) for metric in ("deletion", "insertion")]
+        lines.append(f"| {name} | {row['evaluations']:.0f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+_METRICS = ("deletion", "insertion", "correlation", "infidelity")
+
+
+def _marked(row: dict[str, Any], metric: str) -> str:
+    """A value, bold where better than bilinear and struck where worse, at p < 0.05."""
+    text = f"{row[metric]:.3f}"
+    against = row.get("against bilinear", {}).get(metric)
+    if against is None or against["p"] >= 0.05:
+        return text
+    return f"**{text}**" if against["gain"] > 0 else f"_{text}_"
+
+
+def _draw(result: dict[str, Any]) -> None:
+    """Draw deletion and insertion against model evaluations."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    (summary,) = result["summary"].values()
+    maps = summary["maps"]
+    for axis, metric in zip(axes, ("deletion", "insertion"), strict=True):
+        for name in ("usu", "iwmr-mass", "tilted"):
+            rows = [row for key, row in maps.items() if key.startswith(f"{name} ")]
+            rows = sorted((r["evaluations"], r[metric]) for r in rows if r["evaluations"])
+            axis.plot(*zip(*rows, strict=True), marker="o", label=name)
+        axis.axhline(maps["bilinear"][metric], color="grey", linestyle="--", label="bilinear")
+        axis.set_xscale("log")
+        axis.set_xlabel("model evaluations per image")
+        axis.set_title(f"{metric}, {'lower' if metric == 'deletion' else 'higher'} is better")
+    axes[0].legend()
+    figure.savefig(PICTURE, dpi=110)
+    print(f"\ndrawn: {PICTURE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
