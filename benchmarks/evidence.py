@@ -20,6 +20,7 @@ CONTROLS = ("score-map", "RISE", "random")
 def main() -> None:
     """Print the tables and draw the picture, for the results that are there."""
     held_out = _read("photographs.json")
+    print(_compact(held_out["summary"]))
     for model, summary in held_out["summary"].items():
         print(f"\n**{model}**, {summary['images']} images\n")
         print(_faithfulness(summary["maps"]))
@@ -36,11 +37,22 @@ def _read(name: str) -> dict[str, Any]:
     return content
 
 
+def _compact(summary: dict[str, Any]) -> str:
+    """Deletion and insertion of every map and model."""
+    header = " | ".join(f"{model}, {part['images']}" for model, part in summary.items())
+    lines = [f"| deletion ↓ / insertion ↑ | {header} |", "|---|" + "---|" * len(summary)]
+    for name in (*SHOWN, *CONTROLS):
+        rows = [part["maps"][name] for part in summary.values()]
+        cells = [f"{_marked(row, 'deletion')} / {_marked(row, 'insertion')}" for row in rows]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _faithfulness(maps: dict[str, Any]) -> str:
     """Values of every metric; significant differences from bilinear are marked."""
     lines = [
-        "| map | deletion ↓ | insertion ↑ | correlation ↑ | infidelity ↓ |",
-        "|---|---|---|---|---|",
+        "| map | deletion ↓ | insertion ↑ | difference ↑ | correlation ↑ | infidelity ↓ |",
+        "|---|---|---|---|---|---|",
     ]
     for name in (*SHOWN, *CONTROLS):
         cells = [_marked(maps[name], metric) for metric in _METRICS]
@@ -56,11 +68,11 @@ def _scan(maps: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_METRICS = ("deletion", "insertion", "correlation", "infidelity")
+_METRICS = ("deletion", "insertion", "gap", "correlation", "infidelity")
 
 
 def _marked(row: dict[str, Any], metric: str) -> str:
-    """A value, bold where better than bilinear and struck where worse, at p < 0.05."""
+    """A value, bold where better than bilinear and italic where worse, at p < 0.05."""
     text = f"{row[metric]:.3f}"
     against = row.get("against bilinear", {}).get(metric)
     if against is None or against["p"] >= 0.05:

@@ -2,7 +2,7 @@
 
 Every row is a ratio. Peer and subject run in turn, so that a machine that slows down slows both;
 the table gives the medians, the spread between the quartiles, and the median of the pairwise
-ratios. CPU seconds of the process are timed, GPU seconds where there is one.
+ratios, of wall time.
 """
 
 import argparse
@@ -128,8 +128,7 @@ def _attributions(model: nn.Module, device: torch.device) -> tuple[Comparison, .
 def _clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
+    return time.perf_counter()
 
 
 def _measure(case: Comparison, device: torch.device, repeats: int) -> dict[str, Any]:

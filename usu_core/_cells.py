@@ -1,38 +1,15 @@
 """Which pixels belong to which coarse cell."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
-from itertools import pairwise
 from math import ceil, prod
 
 import torch
 from torch import Tensor
 
+from usu_core._axes import Axis, axis_labels, axis_positions, take
 from usu_core._checks import check_size
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One axis of a separable grid: cell ``i`` owns pixels ``starts[i]`` to ``starts[i + 1]``."""
-
-    starts: tuple[int, ...]
-    pixels: int
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return tuple(b - a for a, b in pairwise(self.starts))
-
-    @property
-    def widest(self) -> int:
-        return max(1, *self.counts)
-
-    @property
-    def uniform(self) -> bool:
-        """Whether every cell has the same width and the cells cover the axis."""
-        cells = len(self.starts) - 1
-        return self.counts == (self.widest,) * cells and cells * self.widest == self.pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +35,7 @@ class CellGrid:
 
     cells: tuple[int, ...]
     pixels: tuple[int, ...]
-    _axes: tuple[_Axis, ...] = ()
+    _axes: tuple[Axis, ...] = ()
     _labels: Tensor | None = None
 
     @classmethod
@@ -121,7 +98,7 @@ class CellGrid:
                     f"[{low}, {high}) on an axis of {size} pixels."
                 )
             edges = (ceil(start + i * (stop - start) / n) for i in range(n + 1))
-            axes.append(_Axis(tuple(min(max(e, 0), size) for e in edges), size))
+            axes.append(Axis(tuple(min(max(e, 0), size) for e in edges), size))
         return cls(coarse, fine, tuple(axes))
 
     @classmethod
@@ -167,7 +144,7 @@ class CellGrid:
         inside = torch.ones(self.pixels, dtype=torch.bool, device=device)
         for d, axis in enumerate(self._axes):
             shape = [-1 if i == d else 1 for i in range(len(self.pixels))]
-            cell = torch.tensor(_axis_labels(axis), device=device).view(shape)
+            cell = torch.tensor(axis_labels(axis), device=device).view(shape)
             inside &= cell >= 0
             result = result * self.cells[d] + cell
         return result.where(inside, -1)
@@ -213,7 +190,7 @@ class CellGrid:
         if self.is_dense:
             result = coarse
             for d, axis in enumerate(self._axes):
-                result = _take(result, d - len(self._axes), axis, _axis_labels)
+                result = take(result, d - len(self._axes), axis, axis_labels)
             return result
         flat = coarse.reshape(-1, prod(self.cells))
         padded = torch.cat([flat, flat.new_zeros(flat.shape[0], 1)], 1)
@@ -255,7 +232,7 @@ class CellGrid:
             dim = -2 * (len(self._axes) - d)
             result = result.flatten(dim, dim + 1)
             if not axis.uniform:
-                result = _take(result, dim + 1, axis, _axis_positions)
+                result = take(result, dim + 1, axis, axis_positions)
         return result
 
     def _flat(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,34 +260,3 @@ class CellGrid:
 def _check_same_rank(cells: tuple[int, ...], pixels: tuple[int, ...]) -> None:
     if len(cells) != len(pixels):
         raise ValueError(f"cells and pixels must have the same rank, got {cells} and {pixels}.")
-
-
-@lru_cache(maxsize=256)
-def _axis_labels(axis: _Axis) -> tuple[int, ...]:
-    """Cell number of each pixel along an axis, -1 outside."""
-    inside = [i for i, count in enumerate(axis.counts) for _ in range(count)]
-    return (-1,) * axis.starts[0] + tuple(inside) + (-1,) * (axis.pixels - axis.starts[-1])
-
-
-@lru_cache(maxsize=256)
-def _axis_positions(axis: _Axis) -> tuple[int, ...]:
-    """Position of each pixel among the padded cells of an axis, -1 outside."""
-    return tuple(
-        -1 if cell < 0 else cell * axis.widest + pixel - axis.starts[cell]
-        for pixel, cell in enumerate(_axis_labels(axis))
-    )
-
-
-def _take(
-    values: Tensor,
-    dim: int,
-    axis: _Axis,
-    index_of: Callable[[_Axis], tuple[int, ...]],
-) -> Tensor:
-    """Select along ``dim`` by an axis index whose -1 entries stand for zero."""
-    index = torch.tensor(index_of(axis), device=values.device)
-    result = values.index_select(dim, index.clamp(min=0))
-    if axis.starts[0] == 0 and axis.starts[-1] == axis.pixels:
-        return result
-    inside = (index >= 0).view(-1, *[1] * (-dim - 1))
-    return result * inside
