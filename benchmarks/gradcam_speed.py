@@ -3,7 +3,7 @@
 Random weights: they take as long as trained ones. Ratios of medians, ours over the library's,
 forward and backward passes included; below 1 is faster.
 
-    python benchmarks/gradcam_speed.py --out benchmarks/results/gradcam_speed.json
+    python -m benchmarks.gradcam_speed --out benchmarks/results/gradcam_speed.json
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Superpixels of several sizes, nested by construction."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -60,12 +61,15 @@ class Slic:
                 f"images must have two or three spatial dimensions for Slic, got shape "
                 f"{tuple(images.shape)}. Try Quadtree."
             )
-        # One transfer for the whole batch; scikit-image works on the CPU.
+        # One transfer for the whole batch; scikit-image works on the CPU, and lets go of Python's
+        # lock while it does.
         batch = images.detach().to("cpu", torch.float32)
-        rows = [self._segment(image) for image in batch]
+        with ThreadPoolExecutor() as pool:
+            jobs = [[pool.submit(self._segment, x, n) for n in self.segments] for x in batch]
+        rows = [nest([job.result() for job in levels]) for levels in jobs]
         return tuple(torch.stack(level).to(images.device) for level in zip(*rows, strict=True))
 
-    def _segment(self, image: Tensor) -> tuple[Tensor, ...]:
+    def _segment(self, image: Tensor, number: int) -> Tensor:
         from skimage.segmentation import slic
 
         # Models see normalised values; SLIC's colour distance wants [0, 1].
@@ -74,16 +78,13 @@ class Slic:
         is_colour = array.shape[-1] == 3
         # Compactness is meant for the range of Lab, 0 to 100; other values are taken as 0 to 1.
         compactness = self.compactness if is_colour else self.compactness / 100
-        levels = [
-            slic(
-                array,
-                n_segments=number,
-                compactness=compactness,
-                sigma=self.sigma,
-                start_label=0,
-                channel_axis=-1,
-                convert2lab=is_colour,
-            )
-            for number in self.segments
-        ]
-        return nest([torch.from_numpy(level).long() for level in levels])
+        labels = slic(
+            array,
+            n_segments=number,
+            compactness=compactness,
+            sigma=self.sigma,
+            start_label=0,
+            channel_axis=-1,
+            convert2lab=is_colour,
+        )
+        return torch.from_numpy(labels).long()
