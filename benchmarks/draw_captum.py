@@ -7,9 +7,6 @@ Needs the weights of a ResNet-18 (torchvision) and a DeiT-tiny (timm) in the dat
     python -m benchmarks.draw_captum
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import skimage.data
 import timm
@@ -18,11 +15,10 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks._common import ROOT, data_folder
 from usu_captum import LayerGradCam, default_layer
 from usu_cli._pictures import Panel, Picture, overlay, panel_png
 
-ROOT = Path(__file__).parents[1]
-DATA = Path(os.environ.get("USU_DATA", ROOT.parent / "shared" / "data"))
 IMAGES = ROOT / "docs" / "images"
 SHOWN = {
     "nearest": "Captum's map as it is: one value per cell",
@@ -45,7 +41,7 @@ def chelsea() -> tuple[Picture, Tensor]:
 
 
 def weights(name: str) -> dict[str, Tensor]:
-    return {key: value.float() for key, value in load_file(DATA / name).items()}
+    return {key: value.float() for key, value in load_file(data_folder() / name).items()}
 
 
 def draw(name: str, title: str, model: nn.Module) -> None:
