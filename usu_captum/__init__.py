@@ -5,6 +5,7 @@ Captum's, bit for bit; with one it has the size of the input.
 """
 
 from usu_captum._guided import GuidedGradCam
+from usu_captum._image_space import BASELINES, IMAGENET, ImageSpace, named_baseline
 from usu_captum._input_perturbations import (
     FeatureAblation,
     FeaturePermutation,
@@ -38,11 +39,14 @@ from usu_captum._tokens import TokenGrid, token_grid
 from usu_captum._upsampled import Upsampled
 
 __all__ = [
+    "BASELINES",
+    "IMAGENET",
     "METHODS",
     "FeatureAblation",
     "FeaturePermutation",
     "ForwardScore",
     "GuidedGradCam",
+    "ImageSpace",
     "InternalInfluence",
     "KernelShap",
     "LayerActivation",
@@ -64,6 +68,7 @@ __all__ = [
     "Upsampled",
     "default_layer",
     "interpolate",
+    "named_baseline",
     "patch",
     "patched",
     "token_grid",

@@ -37,11 +37,8 @@ class ForwardScore:
         image_input: int = 0,
     ) -> None:
         self._forward = forward_func
-        # A list of integers selects like a tensor does, without a Python loop per call.
-        whole_numbers = isinstance(target, list) and all(isinstance(t, int) for t in target)
-        self._target = torch.tensor(target) if whole_numbers and target else target
-        args = additional_forward_args
-        self._args = () if args is None else args if isinstance(args, tuple) else (args,)
+        self._target = tensor_target(target)
+        self._args = argument_tuple(additional_forward_args)
         self._inputs = inputs
         self._image_input = image_input
         self._examples = None if inputs is None else len(inputs[image_input])
@@ -56,37 +53,56 @@ class ForwardScore:
         inputs: Any = images
         if self._inputs is not None:
             inputs = tuple(
-                images if i == self._image_input else self._follow(value, example)
+                images if i == self._image_input else follow(value, example, self._examples)
                 for i, value in enumerate(self._inputs)
             )
-        args = tuple(self._follow(arg, example) for arg in self._args)
+        args = tuple(follow(arg, example, self._examples) for arg in self._args)
         result = _run_forward(self._forward, inputs, None, args or None)
         if not isinstance(result, Tensor):
             raise TypeError(
                 f"forward_func must return a tensor to be scored, got {type(result).__name__}. "
                 "Try a wrapper that selects the tensor."
             )
-        selected: Tensor = _select_targets(class_scores(result, output), self._pick_target(example))
-        if selected.numel() != len(images):
-            raise ValueError(
-                f"target must select one value per example, got {self._target!r} for outputs of "
-                f"shape {tuple(result.shape)} and {len(images)} examples. Try target=0, or a "
-                "forward_func that returns one value per example."
-            )
-        return selected.reshape(len(images))
+        return select(class_scores(result, output), self._target, example)
 
-    def _pick_target(self, example: Tensor) -> Any:
-        target = self._target
-        if isinstance(target, Tensor) and target.numel() > 1:
-            return target.to(example.device)[example]
-        if isinstance(target, list):
-            return [target[i] for i in example.tolist()]
-        return target
 
-    def _follow(self, value: Any, example: Tensor) -> Any:
-        """Follow the examples in a tensor with one entry for each; leave anything else alone."""
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            return value
-        if len(value) == self._examples or (self._examples is None and len(value) > 1):
-            return value[example.to(value.device)]
+def tensor_target(target: Any) -> Any:
+    """Turn a list of integers into a tensor, which selects without a Python loop per call."""
+    whole_numbers = isinstance(target, list) and all(isinstance(t, int) for t in target)
+    return torch.tensor(target) if whole_numbers and target else target
+
+
+def argument_tuple(additional_forward_args: Any) -> tuple[Any, ...]:
+    """Return Captum's additional forward arguments as a tuple."""
+    args = additional_forward_args
+    return () if args is None else args if isinstance(args, tuple) else (args,)
+
+
+def follow(value: Any, example: Tensor, examples: int | None) -> Any:
+    """Follow the examples in a tensor with one entry for each; leave anything else alone."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
         return value
+    if len(value) == examples or (examples is None and len(value) > 1):
+        return value[example.to(value.device)]
+    return value
+
+
+def select(outputs: Tensor, target: Any, example: Tensor) -> Tensor:
+    """Pick each row's value of its example's target, (N,).
+
+    Raises:
+        ValueError: If the target does not select one value per row.
+    """
+    chosen = target
+    if isinstance(target, Tensor) and target.numel() > 1:
+        chosen = target.to(example.device)[example]
+    elif isinstance(target, list):
+        chosen = [target[i] for i in example.tolist()]
+    selected: Tensor = _select_targets(outputs, chosen)
+    if selected.numel() != len(example):
+        raise ValueError(
+            f"target must select one value per example, got {target!r} for outputs of "
+            f"shape {tuple(outputs.shape)} and {len(example)} examples. Try target=0, or a "
+            "forward_func that returns one value per example."
+        )
+    return selected.reshape(len(example))

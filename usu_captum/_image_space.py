@@ -1,0 +1,106 @@
+"""Where the values of an image live, so that "black" and "mean" have a meaning."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from usu_core.scoring import gaussian_blur
+
+BASELINES = ("black", "mean", "blur")
+
+
+@dataclass(frozen=True)
+class ImageSpace:
+    """The space of a model's inputs: raw pixels in [0, 1], or ``(raw - mean) / std`` of them.
+
+    Papers write "zero baseline" for black and for the mean colour alike; which one zero is
+    depends on the space. Naming the space makes the baselines ``"black"`` and ``"mean"`` exact.
+
+    Args:
+        mean: The data's mean per channel, in raw units. One number serves all channels.
+        std: The data's standard deviation per channel, in raw units.
+        normalised: Whether inputs are normalised by the two; ``False`` for models that take raw
+            pixels and normalise inside.
+
+    Raises:
+        ValueError: If the two differ in length, or a deviation is not above 0.
+
+    Example:
+        >>> space = ImageSpace(mean=(0.5,), std=(0.25,))
+        >>> space.black(torch.ones(1, 3, 2, 2))[0, 0, 0]
+        tensor([-2., -2.])
+        >>> IMAGENET.mean
+        (0.485, 0.456, 0.406)
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...] = (1.0,)
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        """Freeze sequences into tuples and check them."""
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        if len(self.std) not in (1, len(self.mean)):
+            raise ValueError(
+                f"std must have 1 or {len(self.mean)} values, as mean has, got {len(self.std)}."
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, got {self.std}.")
+
+    def black(self, images: Tensor) -> Tensor:
+        """Return raw 0 in this space, in the images' shape."""
+        return self._constant((0.0,), images)
+
+    def mean_colour(self, images: Tensor) -> Tensor:
+        """Return the data's mean colour in this space, in the images' shape."""
+        return self._constant(self.mean, images)
+
+    def _constant(self, raw: tuple[float, ...], images: Tensor) -> Tensor:
+        if len(self.mean) not in (1, images.shape[1]):
+            raise ValueError(
+                f"space must have the images' {images.shape[1]} channels, got mean {self.mean}."
+            )
+        value = torch.tensor(raw, dtype=torch.float64)
+        if self.normalised:
+            value = (value - torch.tensor(self.mean, dtype=torch.float64)) / torch.tensor(
+                self.std, dtype=torch.float64
+            )
+        return value.to(images).view(-1, *[1] * (images.dim() - 2)).expand_as(images)
+
+
+IMAGENET = ImageSpace((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Normalised by the usual mean and deviation of ImageNet."""
+
+
+def named_baseline(images: Tensor, name: str, space: ImageSpace | None) -> Tensor:
+    """Return a baseline of each image by name.
+
+    Args:
+        images: (B, C, *pixels).
+        name: ``"black"``, ``"mean"`` (the data's mean colour), or ``"blur"`` (a Gaussian of a
+            twentieth of the shorter side, reflected at the border).
+        space: Where the images live; needed for ``"black"`` and ``"mean"``.
+
+    Returns:
+        A tensor of the images' shape.
+
+    Raises:
+        ValueError: If the name is unknown, or it needs a space and there is none.
+
+    Example:
+        >>> named_baseline(torch.ones(1, 1, 2, 2), "black", ImageSpace((0.5,), (0.5,)))[0, 0]
+        tensor([[-1., -1.],
+                [-1., -1.]])
+    """
+    if name not in BASELINES:
+        raise ValueError(f"baselines must be one of {', '.join(BASELINES)}, got {name!r}.")
+    if name == "blur":
+        return gaussian_blur(images, min(images.shape[2:]) / 20)
+    if space is None:
+        raise ValueError(
+            f"baselines={name!r} needs to know where the images live. Try "
+            "space=usu_captum.IMAGENET, or pass a tensor."
+        )
+    return space.black(images) if name == "black" else space.mean_colour(images)
