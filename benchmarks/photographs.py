@@ -14,14 +14,12 @@ by image, so a run that was stopped continues where it was.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -29,15 +27,18 @@ from benchmarks._common import (
     MODELS,
     RESULTS,
     SPLITS,
+    append_journal,
     environment,
     image_files,
     load_image,
     load_model,
+    read_journal,
     table,
     write_json,
 )
 from benchmarks._controls import rise
 from benchmarks._photograph_maps import budget_maps, main_maps, scan_maps
+from benchmarks._statistics import paired
 from usu_captum import ForwardScore, LayerGradCam, default_layer
 from usu_core import metrics
 
@@ -68,8 +69,7 @@ def main() -> None:
     journal = options.out.with_suffix(".jsonl")
     for name in options.models:
         _measure(name, options, journal)
-    records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
-    records = [record for record in records if record["model"] in options.models]
+    records = [record for record in read_journal(journal) if record["model"] in options.models]
     summary = {name: _summarise(records, name) for name in options.models}
     for name in options.models:
         _print(name, summary[name])
@@ -89,10 +89,7 @@ def main() -> None:
 
 def _measure(name: str, options: argparse.Namespace, journal: Path) -> None:
     """Add one line per image to the journal, but for those it has."""
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    journal.touch()
-    lines = journal.read_text(encoding="utf-8").splitlines()
-    done = {(record["model"], record["image"]) for record in map(json.loads, lines)}
+    done = {(record["model"], record["image"]) for record in read_journal(journal)}
     files = [f for f in image_files(options.split, options.images) if (name, f.stem) not in done]
     if not files:
         return
@@ -100,8 +97,7 @@ def _measure(name: str, options: argparse.Namespace, journal: Path) -> None:
     for file in tqdm(files, desc=name, unit="image"):
         record = {"model": name, "image": file.stem}
         record |= _measure_image(model, prepare, load_image(file), options)
-        with journal.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record, allow_nan=False) + "\n")
+        append_journal(journal, record)
 
 
 def _measure_image(
@@ -203,26 +199,11 @@ def _summarise(records: list[dict[str, Any]], model: str) -> dict[str, Any]:
         row |= {metric: float(v.mean()) for metric, v in values[name].items()}
         for peer in (peer for peer in PEERS if peer in names and peer != name):
             row[f"against {peer}"] = {
-                metric: _paired(v - values[peer][metric], HIGHER_IS_BETTER[metric])
+                metric: paired(v - values[peer][metric], HIGHER_IS_BETTER[metric])
                 for metric, v in values[name].items()
             }
         result["maps"][name] = row
     return result
-
-
-def _paired(difference: np.ndarray[Any, Any], higher_is_better: bool) -> dict[str, float]:
-    """Return the mean gain, its bootstrap interval, the win rate and Wilcoxon's two-sided p."""
-    gain = difference if higher_is_better else -difference
-    if len(gain) < 3 or not gain.any():
-        return {"gain": float(gain.mean()), "low": 0.0, "high": 0.0, "wins": 0.0, "p": 1.0}
-    interval = stats.bootstrap((gain,), np.mean, n_resamples=2000, rng=0).confidence_interval
-    return {
-        "gain": float(gain.mean()),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "wins": float((gain > 0).mean()),
-        "p": float(stats.wilcoxon(gain).pvalue),
-    }
 
 
 def _print(model: str, summary: dict[str, Any]) -> None:

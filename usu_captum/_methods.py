@@ -28,8 +28,9 @@ from usu_captum._layer_references import (
     LayerGradientShap,
     LayerLRP,
 )
+from usu_captum.paths import IntegratedGradients
 
-METHODS: dict[str, type[Attribution]] = {
+WITH_UPSAMPLER: dict[str, type[Attribution]] = {
     cls.__name__: cls
     for cls in (
         LayerGradCam,
@@ -55,4 +56,9 @@ METHODS: dict[str, type[Attribution]] = {
     )
     if hasattr(captum_attr, cls.__name__)  # Captum 0.7 has no LayerFeaturePermutation.
 }
-"""Name to class, for tools that let a user choose; names are Captum's."""
+"""Captum's classes, by its names, that take ``upsampler=``."""
+
+METHODS: dict[str, type[Attribution]] = WITH_UPSAMPLER | {
+    cls.__name__: cls for cls in (IntegratedGradients,)
+}
+"""Name to class, for tools that let a user choose: Captum's that take ``upsampler=``, then ours."""

@@ -18,7 +18,7 @@ from usu_captum._guided import upsample_guided
 from usu_captum._interpolate import interpolate
 from usu_captum._layer_gradients import _SCORED
 from usu_captum._layer_maps import upsample_layers, upsample_spatial_layers
-from usu_captum._methods import METHODS
+from usu_captum._methods import WITH_UPSAMPLER
 from usu_captum._models import keeping_gradient_flags
 from usu_captum._options import Options, split_options
 from usu_captum._patch_maps import upsample_patches
@@ -156,7 +156,7 @@ def _current() -> _Frame | None:
 def _install() -> None:
     """Swap the descriptors; all of them or none."""
     try:
-        for cls in METHODS.values():
+        for cls in WITH_UPSAMPLER.values():
             base = cls.__mro__[1]
             _swap(base, "attribute", _patched_method(base))
         tunnel = captum_attr.NoiseTunnel

@@ -13,7 +13,6 @@ from captum.metrics import infidelity, sensitivity_max
 from torch import Tensor, nn
 
 from usu_captum import (
-    METHODS,
     ForwardScore,
     GuidedGradCam,
     LayerActivation,
@@ -21,6 +20,7 @@ from usu_captum import (
     LayerGradientXActivation,
     interpolate,
 )
+from usu_captum._methods import WITH_UPSAMPLER
 from usu_core import USU, CellGrid, available
 
 
@@ -61,7 +61,8 @@ def test_one_image_among_several_inputs(net: Any, guided: Any) -> None:
 
 # The others draw for the batch as a whole.
 @pytest.mark.parametrize(
-    "name", [n for n in METHODS if not any(kind in n for kind in ("Lime", "Shap", "Permutation"))]
+    "name",
+    [n for n in WITH_UPSAMPLER if not any(kind in n for kind in ("Lime", "Shap", "Permutation"))],
 )
 def test_a_batch_equals_its_examples(name: str, case: Any, guided: Any, seed: Any) -> None:
     it = case(name)
@@ -164,7 +165,7 @@ def test_compiled_models(name: str, net: Any, case: Any, guided: Any, hooks: Any
     compiled = torch.compile(net, backend="eager")
     with torch.no_grad():
         compiled(it.images)
-    cls = METHODS[name]
+    cls = WITH_UPSAMPLER[name]
     layer = net.first if name == "LayerLRP" else net.relu2
     method = cls(compiled) if name == "FeatureAblation" else cls(compiled, layer)
     found = method.attribute(it.images, **it.arguments, upsampler=guided)
@@ -174,7 +175,7 @@ def test_compiled_models(name: str, net: Any, case: Any, guided: Any, hooks: Any
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 def test_on_a_gpu(name: str, case: Any, guided: Any, seed: Any) -> None:
     it = case(name)
     target = {"target": 1} if name == "LayerActivation" else {}

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import usu_captum
-from usu_captum import METHODS, GuidedGradCam, Upsampled
+from usu_captum import GuidedGradCam, Upsampled
+from usu_captum._methods import WITH_UPSAMPLER
 
 DELTAS = (
     "LayerConductance", "LayerIntegratedGradients", "LayerDeepLift", "LayerDeepLiftShap",
@@ -19,7 +20,7 @@ DELTAS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 @settings(
     max_examples=4,
     deadline=None,
@@ -50,15 +51,15 @@ def test_no_upsampler_is_captum(
     assert same(theirs, ours)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 def test_signature_is_captums_and_the_keywords(name: str, case: Any) -> None:
     theirs = list(inspect.signature(getattr(captum_attr, name).attribute).parameters)
-    ours = inspect.signature(METHODS[name].attribute).parameters
+    ours = inspect.signature(WITH_UPSAMPLER[name].attribute).parameters
     assert [p for p in ours if p in theirs] == theirs
     added = {p for p in ours if p not in theirs} - {"target"}
     assert {"upsampler", "convention", "grid"} <= added
     assert all(ours[p].kind is inspect.Parameter.KEYWORD_ONLY for p in added)
-    assert "upsampler:" in (METHODS[name].attribute.__doc__ or "")
+    assert "upsampler:" in (WITH_UPSAMPLER[name].attribute.__doc__ or "")
     if "kwargs" in ours:  # Captum's own catch-all takes anything.
         return
     it = case(name)
@@ -66,9 +67,9 @@ def test_signature_is_captums_and_the_keywords(name: str, case: Any) -> None:
         it.ours.attribute(it.images, **it.arguments, upsampeler="usu")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 def test_classes_are_captums_and_listed(name: str) -> None:
-    cls = METHODS[name]
+    cls = WITH_UPSAMPLER[name]
     assert cls is getattr(usu_captum, name)
     assert cls.__mro__[1] is getattr(captum_attr, name)
     assert cls.get_name() == getattr(captum_attr, name).get_name()
@@ -76,7 +77,7 @@ def test_classes_are_captums_and_listed(name: str) -> None:
     assert callable(cls.attribute.__wrapped__)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 def test_positional_arguments_are_captums(name: str, case: Any, same: Any, run_seeded: Any) -> None:
     it = case(name)
     accepted = list(inspect.signature(it.captum.attribute).parameters)
@@ -94,7 +95,7 @@ def test_positional_arguments_are_captums(name: str, case: Any, same: Any, run_s
     assert same(theirs, ours)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 def test_nearest_gives_the_size_of_the_input(name: str, case: Any) -> None:
     it = case(name)
     target = {"target": 1} if name == "LayerActivation" else {}
@@ -102,7 +103,7 @@ def test_nearest_gives_the_size_of_the_input(name: str, case: Any) -> None:
     assert fine.shape == ((2, 3, 16, 12) if name == "GuidedGradCam" else (2, 1, 16, 12))
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n.startswith(("Layer", "Internal"))])
+@pytest.mark.parametrize("name", [n for n in WITH_UPSAMPLER if n.startswith(("Layer", "Internal"))])
 def test_guided_keeps_the_mass_of_every_cell(name: str, case: Any, guided: Any, seed: Any) -> None:
     it = case(name)
     seed(3)

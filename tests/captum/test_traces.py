@@ -11,7 +11,8 @@ import torch
 from captum import attr as captum_attr
 from torch import nn
 
-from usu_captum import METHODS, LayerGradCam, Upsampled
+from usu_captum import LayerGradCam, Upsampled
+from usu_captum._methods import WITH_UPSAMPLER
 
 
 def snapshot(model: nn.Module, images: torch.Tensor) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
         assert torch.equal(value, after["state"][name]), name
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 @pytest.mark.parametrize("fast", [False, True])
 def test_success_leaves_no_trace(name: str, fast: bool, case: Any, guided: Any, seed: Any) -> None:
     it = case(name)
@@ -86,7 +87,7 @@ class Broken:
         raise self.error
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 @pytest.mark.parametrize("where", ["model", "scorer", "upsampler", "target"])
 @pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt("stop")])
 def test_failure_leaves_no_trace(
