@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_count
-from usu_core.metrics._references import reference_images
-from usu_core.scoring import ModelScore, ScoreFunction, model_score
+from usu_core.metrics._correlation import pearson
+from usu_core.metrics._evaluation import perturbed_scores, whole_scores
+from usu_core.metrics._references import Reference, reference_images
+from usu_core.scoring import ModelScore, ScoreFunction
 
 
 def random_boxes(
@@ -61,7 +63,7 @@ def box_effects(
     images: Tensor,
     boxes: Tensor,
     *,
-    reference: str | Tensor = "blur",
+    reference: Reference = "blur",
     black: Tensor | float = 0.0,
     output: str = "probability",
     chunk_size: int = 64,
@@ -84,21 +86,19 @@ def box_effects(
         ``B · (N + 1)`` model evaluations.
     """
     fill = reference_images(images, reference, black)
-    model, rows = model_score(score), []
-    everyone = torch.arange(len(images), device=images.device)
-    example = everyone.repeat_interleave(len(boxes))
-    place = boxes.to(images.device).repeat(len(images), 1)
+    place = boxes.to(images.device)
     row = torch.arange(images.shape[2], device=images.device)
     column = torch.arange(images.shape[3], device=images.device)
-    with torch.no_grad():
-        whole = model.evaluate(images, everyone, output).double()
-        for i, box in zip(example.split(chunk_size), place.split(chunk_size), strict=True):
-            top, left, bottom, right = box[:, :, None].unbind(1)
-            inside = ((row >= top) & (row < bottom))[:, :, None]
-            inside = inside & ((column >= left) & (column < right))[:, None, :]
-            mixed = torch.where(inside.unsqueeze(1), fill[i], images[i])
-            rows.append(model.evaluate(mixed, i, output).double())
-    return whole[:, None] - torch.cat(rows).view(len(images), len(boxes))
+
+    def hide(i: Tensor, k: Tensor) -> Tensor:
+        top, left, bottom, right = place[k][:, :, None].unbind(1)
+        inside = ((row >= top) & (row < bottom))[:, :, None]
+        inside = inside & ((column >= left) & (column < right))[:, None, :]
+        return torch.where(inside.unsqueeze(1), fill[i], images[i])
+
+    whole = whole_scores(score, images, output=output, chunk_size=chunk_size)
+    hidden = perturbed_scores(score, images, hide, len(boxes), output=output, chunk_size=chunk_size)
+    return whole.double()[:, None] - hidden.double()
 
 
 def box_correlation(effects: Tensor, sums: Tensor) -> Tensor:
@@ -111,10 +111,7 @@ def box_correlation(effects: Tensor, sums: Tensor) -> Tensor:
         >>> box_correlation(effects, 10 * effects).round(decimals=6)
         tensor([1.], dtype=torch.float64)
     """
-    a = effects - effects.mean(1, keepdim=True)
-    b = sums - sums.mean(1, keepdim=True)
-    norm = a.norm(dim=1) * b.norm(dim=1)
-    return torch.where(norm > 0, (a * b).sum(1) / norm.where(norm > 0, 1.0), 0.0)
+    return pearson(effects, sums)
 
 
 def scale_optimised_infidelity(effects: Tensor, sums: Tensor) -> Tensor:

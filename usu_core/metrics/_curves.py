@@ -1,13 +1,17 @@
 """Deletion and insertion: does the ranking find what the model needs?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from usu_core._checks import check_count, check_finite
-from usu_core.metrics._references import reference_images
-from usu_core.scoring import ModelScore, ScoreFunction, model_score
+from usu_core._checks import check_choice, check_count
+from usu_core.metrics._evaluation import check_maps, relative_scores
+from usu_core.metrics._protocols import CURVE_OUTPUTS, CurveProtocol
+from usu_core.metrics._ranking import places, scores_along
+from usu_core.metrics._references import Reference, reference_images
+from usu_core.scoring import ModelScore, ScoreFunction
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class Curve:
 
     Attributes:
         scores: (B, steps + 1), from no changed pixel to all of them.
-        auc: (B,), the trapezoidal area under the curve over the share of changed pixels.
+        auc: (B,), the trapezoidal area under the curve over the share of changed pixels, or the
+            area that the function or the protocol names instead.
     """
 
     scores: Tensor
@@ -28,12 +33,13 @@ def deletion(
     images: Tensor,
     attribution: Tensor,
     *,
-    reference: str | Tensor = "blur",
+    reference: Reference = "blur",
     black: Tensor | float = 0.0,
     steps: int = 16,
     ties: Tensor | None = None,
     output: str = "probability",
     chunk_size: int = 64,
+    protocol: CurveProtocol | None = None,
 ) -> Curve:
     """Replace pixels by the reference, most important first; lower is better.
 
@@ -43,31 +49,45 @@ def deletion(
         score: The explained scalar; see :class:`~usu_core.scoring.ModelScore`.
         images: (B, C, *pixels).
         attribution: (B, *pixels); only its ranking matters.
-        reference: ``"black"``, ``"mean"``, ``"blur"`` or a tensor.
+        reference: ``"black"``, ``"mean"``, ``"blur"``, a number, a
+            :class:`~usu_core.metrics.Blur` or a tensor.
         black: Value of black in the model's space.
         steps: Number of equal steps from none to all pixels.
         ties: (B, *pixels), ranks pixels of equal attribution, highest first. Remaining ties keep
             their order in memory.
-        output: Scale of the score.
+        output: Scale of the score: ``"probability"``, ``"logit"``, ``"log-odds"``, or
+            ``"normalised-logit"``, the logit divided by that of the whole image.
         chunk_size: Images per model call.
+        protocol: ``RISE``, ``SAMP``, ``AHA`` or one of your own. It stands in for ``reference``,
+            ``steps`` and ``output``, and may average over references.
 
     Returns:
         The curve and its area.
 
     Raises:
-        ValueError: If shapes do not match or the map is not finite.
+        ValueError: If shapes do not match, the map is not finite, or the output is normalised
+            and the score of a whole image is not above 0.
 
     Cost:
-        ``B · (steps + 1)`` model evaluations.
+        ``B · (steps + 1)`` model evaluations; with a protocol, once per reference.
 
     Example:
         >>> images = torch.tensor([[[4.0, 3.0, 2.0, 1.0]]])
         >>> total = lambda x: x.sum((1, 2))
         >>> deletion(total, images, images[:, 0], reference="black", steps=4).scores
         tensor([[10.,  6.,  3.,  1.,  0.]])
+        >>> from dataclasses import replace
+        >>> from usu_core.metrics import SAMP
+        >>> small = replace(SAMP, pixels_per_step=2)
+        >>> deletion(total, images, images[:, 0], protocol=small).scores
+        tensor([[1.0000, 0.3000, 0.0000]])
     """
-    target = reference_images(images, reference, black)
-    return _curve(score, images, target, attribution, steps, ties, output, chunk_size)
+    if protocol is None:
+        protocol = _protocol(reference, steps, output)
+    check_maps(images, attribution, ties)
+    fills = [reference_images(images, given, black) for given in protocol.deletion]
+    pairs = [(images, fill) for fill in fills]
+    return _curve(score, pairs, attribution, ties, protocol, chunk_size, whole=0)
 
 
 def insertion(
@@ -75,12 +95,13 @@ def insertion(
     images: Tensor,
     attribution: Tensor,
     *,
-    reference: str | Tensor = "blur",
+    reference: Reference = "blur",
     black: Tensor | float = 0.0,
     steps: int = 16,
     ties: Tensor | None = None,
     output: str = "probability",
     chunk_size: int = 64,
+    protocol: CurveProtocol | None = None,
 ) -> Curve:
     """Reveal pixels on the reference, most important first; higher is better.
 
@@ -96,9 +117,16 @@ def insertion(
         ties: As in :func:`deletion`.
         output: As in :func:`deletion`.
         chunk_size: As in :func:`deletion`.
+        protocol: As in :func:`deletion`.
 
     Returns:
         The curve and its area.
+
+    Raises:
+        ValueError: As in :func:`deletion`.
+
+    Cost:
+        As in :func:`deletion`.
 
     Example:
         >>> images = torch.tensor([[[4.0, 3.0, 2.0, 1.0]]])
@@ -106,50 +134,40 @@ def insertion(
         >>> insertion(total, images, images[:, 0], reference="black", steps=2).auc
         tensor([6.])
     """
-    start = reference_images(images, reference, black)
-    return _curve(score, start, images, attribution, steps, ties, output, chunk_size)
+    if protocol is None:
+        protocol = _protocol(reference, steps, output)
+    check_maps(images, attribution, ties)
+    fills = [reference_images(images, given, black) for given in protocol.insertion]
+    pairs = [(fill, images) for fill in fills]
+    return _curve(score, pairs, attribution, ties, protocol, chunk_size, whole=-1)
+
+
+def _protocol(reference: Reference, steps: int, output: str) -> CurveProtocol:
+    """Return the protocol that single settings stand for."""
+    check_count("steps", steps)
+    check_choice("output", output, CURVE_OUTPUTS)
+    return CurveProtocol((reference,), (reference,), output, steps=steps)
 
 
 def _curve(
     score: ModelScore | ScoreFunction,
-    start: Tensor,
-    end: Tensor,
+    pairs: Sequence[tuple[Tensor, Tensor]],
     attribution: Tensor,
-    steps: int,
     ties: Tensor | None,
-    output: str,
+    protocol: CurveProtocol,
     chunk_size: int,
+    whole: int,
 ) -> Curve:
-    """Score ``start`` as its pixels turn into ``end``, highest attribution first."""
-    check_count("steps", steps)
-    check_count("chunk_size", chunk_size)
-    wanted = (start.shape[0], *start.shape[2:])
-    for name, value in (("attribution", attribution), ("ties", ties)):
-        if value is not None and tuple(value.shape) != wanted:
-            raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}.")
-    check_finite("attribution", attribution)
-    rank = _ranks(attribution, ties)
-    pixels = rank[0].numel()
-    model, rows = model_score(score), []
-    example = torch.arange(len(start), device=start.device).repeat_interleave(steps + 1)
-    step = torch.arange(steps + 1, device=start.device).repeat(len(start))
-    with torch.no_grad():
-        for i, k in zip(example.split(chunk_size), step.split(chunk_size), strict=True):
-            changed = (rank[i] < (k * pixels / steps).view(-1, *[1] * (rank.dim() - 1))).unsqueeze(
-                1
-            )
-            rows.append(model.evaluate(torch.where(changed, end[i], start[i]), i, output))
-    scores = torch.cat(rows).view(len(start), steps + 1).float()
-    return Curve(scores, torch.trapezoid(scores, dx=1.0 / steps, dim=1))
-
-
-def _ranks(attribution: Tensor, ties: Tensor | None) -> Tensor:
-    """Return each pixel's place, 0 for the most important."""
-    flat = attribution.flatten(1)
-    order = torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
-    for key in (ties, attribution):
-        if key is not None:
-            falling = key.to(flat.device).flatten(1).gather(1, order)
-            order = order.gather(1, falling.argsort(dim=1, descending=True, stable=True))
-    places = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places).view_as(attribution)
+    """Average the curves from start to end; point ``whole`` of each is the image itself."""
+    place = places(attribution, ties)
+    counts = protocol.counts(place[0].numel())
+    normalised = protocol.output == "normalised-logit"
+    output = "logit" if normalised else protocol.output
+    curves = [
+        scores_along(score, start, end, place, counts, output=output, chunk_size=chunk_size)
+        for start, end in pairs
+    ]
+    scores = torch.stack(curves).mean(0).float()
+    if normalised:
+        scores = relative_scores(scores, scores[:, whole])
+    return Curve(scores, protocol.summary(scores))

@@ -1,8 +1,12 @@
 """Agreement of a map with a known region."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from usu_core._checks import check_finite
+from usu_core.metrics._evaluation import check_shares
 
 
 def matched_area_iou(attribution: Tensor, mask: Tensor) -> Tensor:
@@ -36,8 +40,46 @@ def matched_area_iou(attribution: Tensor, mask: Tensor) -> Tensor:
     return shared / (2 * area.squeeze(1) - shared)
 
 
+def threshold_iou(
+    attribution: Tensor, mask: Tensor, thresholds: Sequence[float] = (0.25, 0.5, 0.75)
+) -> Tensor:
+    """Intersection over union of the mask and the pixels above shares of the map's largest value.
+
+    Zhou et al., 2016 (CAM), draw boxes around the pixels above 0.2 of the largest value.
+
+    Args:
+        attribution: (B, *pixels).
+        mask: (B, *pixels) bool, not empty.
+        thresholds: Shares of the largest value, between 0 and 1; pixels at a threshold count.
+
+    Returns:
+        (B, len(thresholds)), 0 to 1, higher is better; 0 for a map without positive values, which
+        selects nothing. A constant positive map selects every pixel.
+
+    Raises:
+        ValueError: If shapes differ, a mask is empty, the map is not finite, or a threshold does
+            not fit.
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False, False]])
+        >>> threshold_iou(torch.tensor([[4.0, 1.0, 3.0, -9.0]]), mask, [0.2, 0.5, 0.9])
+        tensor([[0.6667, 0.3333, 0.5000]])
+    """
+    _check(attribution, mask)
+    check_shares("thresholds", tuple(thresholds))
+    flat, inside = attribution.flatten(1), mask.flatten(1)
+    top = flat.amax(1, keepdim=True)
+    columns = []
+    for threshold in thresholds:
+        selected = (flat >= threshold * top) & (top > 0)
+        columns.append((selected & inside).sum(1) / (selected | inside).sum(1))
+    return torch.stack(columns, 1)
+
+
 def concentration(attribution: Tensor, mask: Tensor) -> Tensor:
     """Share of the positive attribution that lies inside the mask.
+
+    The energy-based pointing game of Wang et al., 2020 (Score-CAM).
 
     Args:
         attribution: (B, *pixels), density or mass.

@@ -1,0 +1,299 @@
+"""Pixel flipping, IROF, ROAD, DiffID and parity infidelity: by hand, and against loops."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from usu_core.metrics import (
+    diffid,
+    irof,
+    noisy_linear_imputation,
+    pixel_flipping,
+    quantus_infidelity,
+    road,
+)
+
+IMAGES = torch.tensor([[[4.0, 3.0, 2.0, 1.0]], [[1.0, 1.0, 5.0, 3.0]]])
+
+
+def total(images: Tensor) -> Tensor:
+    return images.flatten(1).sum(1)
+
+
+def test_pixel_flipping_by_hand() -> None:
+    whole = pixel_flipping(total, IMAGES, IMAGES[:, 0])
+    assert whole.scores.tolist() == [[10, 6, 3, 1, 0], [10, 5, 2, 1, 0]]
+    assert whole.auc.tolist() == pytest.approx([(4 + 7 + 9 + 10) / 5, (5 + 8 + 9 + 10) / 5])
+    some = pixel_flipping(total, IMAGES, IMAGES[:, 0], pixels_per_step=3, steps=9, black=1.0)
+    assert some.scores.tolist() == [[10, 4, 4], [10, 4, 4]]
+    assert pixel_flipping(total, IMAGES, IMAGES[:, 0], steps=1).scores.shape == (2, 2)
+
+
+SEGMENTS = torch.tensor([[0, 0, 2, 5], [1, 1, 0, 0]])
+
+
+def test_irof_by_hand() -> None:
+    found = irof(total, IMAGES, IMAGES[:, 0], SEGMENTS, reference=0.0)
+    # Means 3.5, 2, 1 and 4, 1; the second image has two segments and keeps its last value.
+    torch.testing.assert_close(
+        found.scores, torch.tensor([[1.0, 0.3, 0.1, 0.0], [1.0, 0.2, 0.0, 0.0]])
+    )
+    area = [1 - (0.65 + 0.2 + 0.05) / 3, 1 - (0.6 + 0.1) / 2]
+    np.testing.assert_allclose(found.auc.numpy(), area, rtol=1e-6)
+    alone = irof(total, IMAGES[1:], IMAGES[1:, 0], SEGMENTS[1:], reference=0.0)
+    torch.testing.assert_close(alone.auc[0], found.auc[1])
+    # The mean ranks segments, not the sum: 3 pixels of 2 come after 1 pixel of 4.
+    image = torch.tensor([[[2.0, 2.0, 2.0, 4.0]]])
+    found = irof(total, image, image[:, 0], torch.tensor([[0, 0, 0, 1]]), reference=0.0)
+    torch.testing.assert_close(found.scores, torch.tensor([[1.0, 0.6, 0.0]]))
+    steady = irof(lambda x: x.new_ones(len(x)), IMAGES, IMAGES[:, 0], SEGMENTS)
+    assert steady.auc.tolist() == [0.0, 0.0]
+
+
+@given(st.integers(0, 99))
+def test_numbers_of_segments_do_not_matter(seed: int) -> None:
+    generator = torch.manual_seed(seed)
+    images, maps = torch.rand(1, 2, 5, 5, generator=generator), torch.rand(1, 5, 5)
+    segments = torch.randint(0, 6, (1, 5, 5), generator=generator)
+    renamed = torch.randperm(6, generator=generator)[segments]
+    one, two = (irof(total, images, maps, labels).auc for labels in (segments, renamed))
+    torch.testing.assert_close(one, two)
+
+
+def dense_imputation(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The imputation as one dense linear system, one image (C, H, W)."""
+    C, H, W = image.shape
+    weights = {
+        (dy, dx): 1 / 6 if dy * dx == 0 else 1 / 12 for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+    }
+    del weights[0, 0]
+    left, right = np.eye(H * W), image.reshape(C, -1).T.copy()
+    for y, x in np.argwhere(hidden):
+        inside = {
+            (y + dy, x + dx): w
+            for (dy, dx), w in weights.items()
+            if 0 <= y + dy < H and 0 <= x + dx < W
+        }
+        for (i, j), weight in inside.items():
+            left[y * W + x, i * W + j] = -weight / sum(inside.values())
+        right[y * W + x] = 0.0
+    return np.linalg.solve(left, right).T.reshape(C, H, W)
+
+
+@given(st.integers(0, 99), st.integers(2, 9), st.integers(1, 9), st.floats(0.0, 0.97))
+def test_imputation_solves_its_system(seed: int, height: int, width: int, share: float) -> None:
+    generator = torch.manual_seed(seed)
+    images = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64)
+    hidden = torch.rand(2, height, width, generator=generator) < share
+    hidden[:, 0, 0] = False
+    found = noisy_linear_imputation(images, hidden, noise=0.0)
+    for i in range(2):
+        wanted = dense_imputation(images[i].numpy(), hidden[i].numpy())
+        np.testing.assert_allclose(found[i].numpy(), wanted, atol=2e-4)
+    known = ~hidden[:, None].expand_as(images)
+    assert torch.equal(found[known], images[known])
+
+
+def test_imputation_of_a_large_region_and_of_everything(rand: Any) -> None:
+    images = torch.linspace(0, 1, 64).expand(1, 1, 64, 64).clone()
+    hidden = torch.zeros(1, 64, 64, dtype=torch.bool)
+    hidden[:, 2:-2, 2:-2] = True
+    # A plane is its own imputation.
+    torch.testing.assert_close(
+        noisy_linear_imputation(images, hidden, noise=0.0), images, atol=1e-3, rtol=0
+    )
+    noisy = rand(2, 3, 5, 5)
+    hidden = torch.zeros(2, 5, 5, dtype=torch.bool)
+    hidden[0] = True
+    found = noisy_linear_imputation(noisy, hidden, noise=0.0)
+    torch.testing.assert_close(found[0], noisy[0].mean((1, 2), keepdim=True).expand(3, 5, 5))
+    assert torch.equal(found[1], noisy[1])
+
+
+def test_noise_falls_on_hidden_pixels_and_follows_the_generator(rand: Any) -> None:
+    images, hidden = rand(1, 3, 40, 40), rand(1, 40, 40) < 0.7
+    state = torch.get_rng_state()
+    smooth = noisy_linear_imputation(images, hidden, noise=0.0)
+    seeded = [
+        noisy_linear_imputation(
+            images, hidden, noise=0.1, generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(seeded[0], seeded[1])
+    assert not torch.equal(seeded[0], seeded[2])
+    assert torch.equal(seeded[0], noisy_linear_imputation(images, hidden, noise=0.1))
+    change = (seeded[0] - smooth)[hidden[:, None].expand_as(images)]
+    assert float(change.std()) == pytest.approx(0.1, rel=0.05)
+    assert torch.equal(seeded[0].where(hidden[:, None], images), seeded[0])
+
+
+def test_road_removes_the_most_important_first(rand: Any, linear: Any) -> None:
+    images, maps, model = rand(2, 3, 6, 6), rand(2, 6, 6), linear(rand(2, 3, 6, 6))
+    found = road(model, images, maps, shares=(0.25, 0.5), noise=0.0, chunk_size=3)
+    assert sum(model.asked) == 4
+    for i in range(2):
+        for j, count in enumerate((9, 18)):
+            hidden = torch.zeros(36, dtype=torch.bool)
+            hidden[maps[i].flatten().argsort(descending=True)[:count]] = True
+            image = dense_imputation(images[i].double().numpy(), hidden.view(6, 6).numpy())
+            wanted = float((image * model.weights[i].numpy()).sum())
+            assert float(found[i, j]) == pytest.approx(wanted, abs=1e-3)
+    noisy = road(model, images, maps, noise=0.5)
+    assert torch.equal(noisy, road(model, images, maps, noise=0.5))
+    assert not torch.equal(noisy, road(model, images, maps, noise=0.5, seed=1))
+    alone = road(total, images[1:], maps[1:], noise=0.5)
+    torch.testing.assert_close(alone[0], road(total, images, maps, noise=0.5)[1])
+
+
+def test_infidelity_accumulates_patches_by_hand() -> None:
+    images = torch.tensor([[[[5.0, 2.0, 3.0], [1.0, 4.0, 1.0]]]])
+    maps = torch.tensor([[[1.0, 0.0, 2.0], [0.0, 1.0, 5.0]]])
+    # Patches of 2 x 2: the left four pixels, then the right two; the fill is 1. The score drops by
+    # 4 + 1 + 3 = 8, then 10; the mass is 4 + 3 = 7, then 11.
+    found = quantus_infidelity(total, images, maps, patch=2)
+    assert float(found) == pytest.approx(((8 - 7) ** 2 + (10 - 11) ** 2) / 2)
+    # Three channels of the same: sums over channels.
+    found = quantus_infidelity(total, images.expand(1, 3, 2, 3), maps, patch=2)
+    assert float(found) == pytest.approx(9 * ((8 - 7) ** 2 + (10 - 11) ** 2) / 2)
+
+
+def test_infidelity_of_gradients_is_zero_and_scale_rules_it(rand: Any, linear: Any) -> None:
+    images, gradient = rand(2, 3, 7, 9).double(), rand(2, 7, 9).double()
+    model = linear(gradient[:, None])
+    exact = quantus_infidelity(model, images, gradient)
+    assert sum(model.asked) == 2 * (1 + 2 * 3)
+    assert set(model.outputs) == {"logit"}
+    np.testing.assert_allclose(exact.numpy(), 0.0, atol=1e-18)
+    twice, thrice = (quantus_infidelity(model, images, s * gradient) for s in (2, 3))
+    torch.testing.assert_close(thrice, 4 * twice)
+
+
+def diffid_loop(model: Any, image: Tensor, size: Tensor, label: int, share: float) -> list[float]:
+    """Probability of the label without the least and without the most important elements."""
+    order = size.flatten().argsort(descending=True, stable=True)
+    count, left = int(share * len(order)), []
+    for removed in (order[len(order) - count :], order[:count]):
+        keep = torch.ones(len(order), dtype=torch.bool)
+        keep[removed] = False
+        flat = image.flatten().clone()
+        flat[~keep] = flat[keep].mean()
+        left.append(float(model(flat.view_as(image)[None]).softmax(1)[0, label]))
+    return left
+
+
+@pytest.mark.parametrize("measure", ["accuracy", "retention"])
+def test_diffid_equals_a_loop(rand: Any, measure: str) -> None:
+    images, maps, weights = rand(3, 2, 4, 5), rand(3, 2, 4, 5) - 0.5, rand(40, 4) - 0.5
+    labels = torch.tensor([0, 3, 1])
+
+    def model(x: Tensor) -> Tensor:
+        return x.flatten(1) @ weights
+
+    shares = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    found = diffid(model, images, maps, labels, measure=measure, chunk_size=7)
+    for i in range(3):
+        label = int(labels[i])
+        whole = float(model(images[i][None]).softmax(1)[0, label])
+        for j, share in enumerate(shares):
+            both = diffid_loop(model, images[i], maps[i].abs(), label, share)
+            for value, curve in zip(both, (found.insertion, found.deletion), strict=True):
+                if measure == "retention":
+                    assert float(curve[i, j]) == pytest.approx(min(1.0, value / whole), abs=1e-5)
+                else:
+                    assert float(curve[i, j]) in (0.0, 1.0)
+    difference = found.insertion.mean(1) - found.deletion.mean(1)
+    torch.testing.assert_close(found.difference, difference)
+
+
+def test_diffid_accuracy_is_of_the_label_and_costs_what_it_says() -> None:
+    images = torch.tensor([[[1.0, 0.0, 0.0, 3.0]]])
+    asked: list[int] = []
+
+    def halves(x: Tensor) -> Tensor:
+        asked.append(len(x))
+        return torch.stack([x[:, 0, :2].sum(1), x[:, 0, 2:].sum(1)], 1)
+
+    right = diffid(halves, images, images, torch.tensor([1]), shares=[0.25, 0.5])
+    assert sum(asked) == 2 * 2
+    assert right.difference.tolist() == [1.0]
+    wrong = diffid(halves, images, images, torch.tensor([0]), shares=[0.25, 0.5])
+    assert wrong.difference.tolist() == [-1.0]
+    asked.clear()
+    diffid(halves, images, images, torch.tensor([1]), measure="retention")
+    assert sum(asked) == 2 * 9 + 1
+
+
+def test_diffid_by_pixel_removes_all_channels_together(rand: Any) -> None:
+    images, maps = rand(2, 3, 4, 4), rand(2, 3, 4, 4) - 0.5
+    seen: list[Tensor] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x.flatten(1)[:, :2]
+
+    labels = torch.tensor([0, 1])
+    by_pixel = diffid(model, images, maps, labels, unit="pixel", shares=[0.5])
+    deleted = seen[0][0]
+    removed = (deleted != images[0]).all(0)
+    assert int(removed.sum()) == 8
+    torch.testing.assert_close(deleted[:, ~removed], images[0][:, ~removed])
+    assert float(deleted[:, removed].std()) == pytest.approx(0.0, abs=1e-6)
+    assert float(deleted[0, removed][0]) == pytest.approx(float(images[0][:, ~removed].mean()))
+    size = maps[0].abs().sum(0)
+    assert float(size[removed].min()) >= float(size[~removed].max())
+    # A map without channels ranks pixels by itself.
+    same = diffid(model, images, maps.abs().sum(1), labels, unit="pixel", shares=[0.5])
+    torch.testing.assert_close(same.insertion, by_pixel.insertion)
+
+
+HIDDEN = torch.zeros(1, 2, 2, dtype=torch.bool)
+IMAGE = torch.zeros(1, 1, 2, 2)
+LABEL = torch.zeros(1, dtype=torch.int64)
+
+
+def classes(x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: pixel_flipping(total, IMAGE, IMAGE), ValueError, "attribution must have shape"),
+        (lambda: pixel_flipping(total, IMAGE, IMAGE[0], steps=0), ValueError, "steps must be"),
+        (lambda: irof(total, IMAGE, IMAGE[0], IMAGE[0]), TypeError, r"segments must.*Try .long"),
+        (lambda: irof(total, IMAGE, IMAGE[0], LABEL[:, None, None]), ValueError, "segments must"),
+        (lambda: irof(total, IMAGE, IMAGE[0], HIDDEN.long()), ValueError, "above 0 to divide"),
+        (lambda: road(total, IMAGE, IMAGE[0], shares=[]), ValueError, r"shares must lie.*got \(\)"),
+        (lambda: road(total, IMAGE, IMAGE[0], shares=[1.0]), ValueError, "shares must lie between"),
+        (lambda: noisy_linear_imputation(IMAGE, IMAGE[0]), TypeError, "hidden must be bool"),
+        (lambda: noisy_linear_imputation(IMAGE[0], HIDDEN), ValueError, "must have shapes"),
+        (lambda: noisy_linear_imputation(IMAGE, HIDDEN, noise=-1.0), ValueError, "got -1.0"),
+        (lambda: road(total, IMAGE, IMAGE[0], noise=float("inf")), ValueError, "noise must be fin"),
+        (lambda: noisy_linear_imputation(IMAGE, HIDDEN, iterations=0), ValueError, "iterations"),
+        (lambda: quantus_infidelity(total, IMAGE, IMAGE[0], patch=0), ValueError, "patch must be"),
+        (
+            lambda: quantus_infidelity(total, IMAGE[0], IMAGE[0, :, 0]),
+            ValueError,
+            "images must have",
+        ),
+        (lambda: road(total, IMAGE[0], IMAGE[0, :, 0]), ValueError, r"images must.*\(1, 2, 2\)"),
+        (lambda: diffid(classes, IMAGE, IMAGE, LABEL, unit="x"), ValueError, "unit must be one"),
+        (lambda: diffid(classes, IMAGE, IMAGE, LABEL, measure="x"), ValueError, "measure must"),
+        (lambda: diffid(classes, IMAGE, IMAGE, LABEL + 4), ValueError, "class for every label"),
+        (lambda: diffid(total, IMAGE, IMAGE, LABEL), ValueError, r"model must return \(N, classes"),
+        (lambda: diffid(classes, IMAGE, IMAGE, LABEL[:0]), ValueError, r"labels must be integers"),
+        (lambda: diffid(classes, IMAGE, IMAGE[..., 0], LABEL), ValueError, "attribution must have"),
+        (lambda: diffid(classes, IMAGE, IMAGE / 0, LABEL), ValueError, "attribution must be fin"),
+        (lambda: diffid(classes, IMAGE, IMAGE, LABEL, shares=[0]), ValueError, "shares must lie"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,181 @@
+"""Model randomisation: what drops, in which order, and that nothing is left behind."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from usu_core.metrics import model_randomisation
+
+
+class Scaled(nn.Module):
+    """A module with a parameter and no way of its own to draw it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.linspace(0.5, 1.5, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(12, 6), nn.BatchNorm1d(6), Scaled(), nn.Dropout(0.5), nn.Tanh(), nn.Linear(6, 3)
+    )
+    net[0].eval()
+    net[3].eval()
+    net[5].bias.requires_grad_(False)
+    net[0].weight.grad = torch.ones(6, 12)
+    return net
+
+
+IMAGES = torch.randn(4, 12, generator=torch.Generator().manual_seed(1))
+
+
+def gradient(model: nn.Module) -> Tensor:
+    images = IMAGES.clone().requires_grad_()
+    model(images)[:, 0].sum().backward()
+    assert images.grad is not None
+    return images.grad.abs()
+
+
+def snapshot(model: nn.Module) -> list[Any]:
+    return [
+        {name: value.clone() for name, value in model.state_dict().items()},
+        [p.requires_grad for p in model.parameters()],
+        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        [module.training for module in model.modules()],
+        [id(p) for p in model.parameters()] + [id(p.grad) for p in model.parameters()],
+        torch.get_rng_state(),
+    ]
+
+
+def equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return all(equal(first[name], second[name]) for name in first)
+    if isinstance(first, list):
+        return all(equal(a, b) for a, b in zip(first, second, strict=True))
+    return bool(first == second)
+
+
+@pytest.mark.parametrize("order", ["cascading", "independent"])
+def test_maps_of_gradients_follow_the_model_and_edges_do_not(order: str) -> None:
+    net = network()
+    found = model_randomisation(gradient, net, order=order)
+    assert found.layers == ("5", "2", "1", "0")
+    assert found.similarity.shape == (4, 4)
+    assert float(found.similarity[:, 0].mean()) < 0.9
+    assert float(found.similarity[:, 3].mean()) < 0.6
+    images = model_randomisation(lambda model: IMAGES.abs(), net, order=order)
+    torch.testing.assert_close(images.similarity, torch.ones(4, 4).double())
+    again = model_randomisation(gradient, net, order=order)
+    assert torch.equal(again.similarity, found.similarity)
+    other = model_randomisation(gradient, net, order=order, seed=9)
+    assert not torch.equal(other.similarity, found.similarity)
+
+
+@pytest.mark.parametrize(
+    ("order", "changed"),
+    [
+        ("cascading", [set(), {"5"}, {"5", "2"}, {"5", "2", "0"}]),
+        ("independent", [set(), {"5"}, {"2"}, {"0"}]),
+    ],
+)
+def test_which_layers_are_drawn(order: str, changed: list[set[str]]) -> None:
+    net, seen = network(), []
+    before = {name: p.clone() for name, p in net.named_parameters()}
+
+    def attribute(model: nn.Module) -> Tensor:
+        now = model.named_parameters()
+        seen.append({name.split(".")[0] for name, p in now if not torch.equal(p, before[name])})
+        return IMAGES
+
+    model_randomisation(attribute, net, order=order, layers=["5", "2", "0"])
+    assert seen == changed
+
+
+def test_blocks_and_spreads() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), Scaled())
+    net[1].factor.data = 5 + torch.randn(4000, generator=torch.Generator().manual_seed(0)) / 8
+    seen: list[Tensor] = []
+
+    def attribute(model: nn.Module) -> Tensor:
+        seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        return IMAGES
+
+    model_randomisation(attribute, net, layers=["1", "0"])
+    factor = seen[1][-4000:]
+    assert not bool((factor == seen[0][-4000:]).any())
+    assert float(factor.mean()) == pytest.approx(5, abs=0.02)
+    assert float(factor.std()) == pytest.approx(1 / 8, rel=0.1)
+    assert not bool((seen[2][:-4000] == seen[0][:-4000]).any())
+
+
+def test_the_attribution_meets_the_same_random_state_every_time() -> None:
+    found = model_randomisation(lambda model: torch.rand(2, 9), network())
+    torch.testing.assert_close(found.similarity, torch.ones(2, 4).double())
+
+
+def test_a_map_that_is_a_view_of_the_weights_is_kept() -> None:
+    found = model_randomisation(lambda model: model[0].weight, network(), layers=["0"])
+    assert float(found.similarity.abs().max()) < 0.9
+
+
+class PlannedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("order", ["cascading", "independent"])
+@pytest.mark.parametrize("failure", [None, PlannedError, KeyboardInterrupt])
+@pytest.mark.parametrize("at", [0, 3])
+def test_no_trace_is_left(order: str, failure: Any, at: int) -> None:
+    net = network()
+    before, calls = snapshot(net), [0]
+
+    def attribute(model: nn.Module) -> Tensor:
+        model.train()
+        torch.rand(3)
+        result = gradient(model)
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        if failure is not None and calls[0] == at:
+            raise failure
+        calls[0] += 1
+        return result
+
+    if failure is None:
+        model_randomisation(attribute, net, order=order)
+    else:
+        with pytest.raises(failure):
+            model_randomisation(attribute, net, order=order)
+    assert equal(snapshot(net), before)
+
+
+def test_the_trace_test_can_fail() -> None:
+    net = network()
+    before = snapshot(net)
+    gradient(net)
+    assert not equal(snapshot(net), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": "random"}, "order must be one of cascading, independent, got 'random'"),
+        ({"layers": ["9"]}, "layers must name modules of the model.*got '9'"),
+        ({"layers": ["4"]}, "that have parameters, got '4'"),
+        ({"layers": []}, "model must have parameters to draw anew"),
+        ({"attribute": lambda model: IMAGES / 0}, r"attribute\(model\) must be finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+    net = network()
+    before = snapshot(net)
+    with pytest.raises(ValueError, match=message):
+        model_randomisation(**({"attribute": gradient, "model": net} | options))
+    assert equal(snapshot(net), before)
