@@ -32,15 +32,20 @@ def data_folder() -> Path:
     return folder
 
 
-def load_model(name: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """Return an ImageNet classifier and its preprocessing of uint8 (N, 3, 224, 224) images."""
+def data_module() -> Any:
+    """Return the data folder's module of loaders: ``imagenet``, ``cifar`` and ``mnist``."""
     path = data_folder() / "load_models.py"
     spec = importlib.util.spec_from_file_location("load_models", path)
     if spec is None or spec.loader is None:
         raise SystemExit(f"cannot import {path}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    model, prepare = module.imagenet(name)
+    return module
+
+
+def load_model(name: str) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """Return an ImageNet classifier and its preprocessing of uint8 (N, 3, 224, 224) images."""
+    model, prepare = data_module().imagenet(name)
     return model.to(memory_format=torch.channels_last), prepare
 
 

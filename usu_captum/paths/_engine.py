@@ -22,6 +22,14 @@ class Path(Protocol):
         ...
 
 
+class Gradients(Protocol):
+    """Where gradients come from: an :class:`Objective`, or what stands in for one."""
+
+    def gradients(self, points: Points, example: Tensor, chunk: int) -> Points:
+        """Return the gradient at each row."""
+        ...
+
+
 Step = Callable[[int, Points, Points], Points | None]
 """Number of the step, points and gradients there, to the next points; ``None`` at the end."""
 
@@ -34,6 +42,7 @@ def integrate(
     n_steps: int,
     method: str,
     batch_size: int,
+    changes: Callable[[Tensor, Tensor], Points] | None = None,
 ) -> Points:
     """Integrate the gradient along a given path.
 
@@ -44,6 +53,8 @@ def integrate(
         n_steps: Gradients per curve.
         method: One of ``QUADRATURES``.
         batch_size: Images per model call; memory depends on it and not on ``n_steps``.
+        changes: Nodes (K,) and edges (K + 1,) to what to weigh the gradients at the nodes by, each
+            (K, B, ...). By default, how the points change from edge to edge.
 
     Returns:
         For each input (B, ...): the integral of gradient times change, of the inputs' dtype.
@@ -60,10 +71,11 @@ def integrate(
             points = path.at(chosen)
             rows = examples.repeat(len(chosen))
             found = objective.gradients(tuple(p.flatten(0, 1) for p in points), rows, batch_size)
-            changes = [e.diff(dim=0) for e in path.at(edges[first : first + len(chosen) + 1])]
-            found = tuple(g.view_as(c) for g, c in zip(found, changes, strict=True))
+            ends = edges[first : first + len(chosen) + 1]
+            weights = changes(chosen, ends) if changes else [e.diff(dim=0) for e in path.at(ends)]
+            found = tuple(g.view_as(w) for g, w in zip(found, weights, strict=True))
             check(found)
-            parts = [_sum(g * c) for g, c in zip(found, changes, strict=True)]
+            parts = [_sum(g * w) for g, w in zip(found, weights, strict=True)]
             total = parts if not total else [t.add_(p) for t, p in zip(total, parts, strict=True)]
     return tuple(t.to(p.dtype) for t, p in zip(total, points, strict=True))
 
@@ -71,7 +83,7 @@ def integrate(
 def follow(
     start: Points,
     step: Step,
-    objective: Objective,
+    objective: Gradients,
     examples: Tensor,
     *,
     method: str,

@@ -51,7 +51,7 @@ class Objective:
         Returns:
             (N,) values, differentiable where gradients are enabled.
         """
-        args = tuple(follow(arg, example, self._examples) for arg in self._args)
+        args = tuple(_tracked(follow(arg, example, self._examples)) for arg in self._args)
         outputs = _run_forward(self._forward, points, None, args or None)
         if not isinstance(outputs, Tensor):
             raise TypeError(
@@ -77,29 +77,41 @@ class Objective:
         Raises:
             ValueError: If the output does not depend on the inputs through autograd.
         """
+        return self.values_and_gradients(points, example, chunk)[1]
+
+    def values_and_gradients(
+        self, points: tuple[Tensor, ...], example: Tensor, chunk: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return what one pass gives: values (N,), and gradients as :meth:`gradients` does."""
         if len(example) <= chunk:
             return self._gradients(points, example)
         pieces = zip(*(p.split(chunk) for p in points), strict=True)
-        parts = [
-            self._gradients(piece, rows)
-            for piece, rows in zip(pieces, example.split(chunk), strict=True)
-        ]
-        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+        values, found = zip(
+            *(
+                self._gradients(piece, rows)
+                for piece, rows in zip(pieces, example.split(chunk), strict=True)
+            ),
+            strict=True,
+        )
+        return torch.cat(values), tuple(torch.cat(each) for each in zip(*found, strict=True))
 
-    def _gradients(self, points: tuple[Tensor, ...], example: Tensor) -> tuple[Tensor, ...]:
+    def _gradients(
+        self, points: tuple[Tensor, ...], example: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         # Callers may be under no_grad or inference mode, whose tensors autograd refuses.
         with torch.inference_mode(False), torch.enable_grad():
             leaves = tuple(
                 (p.clone() if p.is_inference() else p.detach()).requires_grad_() for p in points
             )
-            total = self(leaves, example).sum()
+            values = self(leaves, example)
+            total = values.sum()
             if not total.requires_grad:
                 raise ValueError(
                     "forward_func must be differentiable in its inputs, got an output without a "
                     "gradient. Try removing no_grad, detach, argmax or a detour through NumPy."
                 )
             found = torch.autograd.grad(total, leaves, allow_unused=True)
-        return tuple(
+        return values.detach(), tuple(
             torch.zeros_like(leaf) if g is None else g.detach()
             for g, leaf in zip(found, leaves, strict=True)
         )
@@ -117,6 +129,12 @@ class Objective:
         logits = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         log_p = logits.log_softmax(1)
         return log_p.exp() if self._objective == "probability" else log_p
+
+
+def _tracked(value: Any) -> Any:
+    """Copy a tensor that inference mode made, which autograd would refuse."""
+    refused = isinstance(value, Tensor) and value.is_inference() and torch.is_grad_enabled()
+    return value.clone() if refused else value
 
 
 def check_objective(objective: object) -> str | Transform:
