@@ -17,9 +17,6 @@ from usu_captum.paths._objective import Objective, Transform, check_objective
 Baselines = str | float | Tensor | tuple[str | float | Tensor, ...] | None
 """A name, a number or a tensor, for all inputs or one for each; ``None`` is zero."""
 
-BATCH_SIZE = 32
-"""Images per model call where the caller names no other number."""
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -131,7 +128,10 @@ class PathAttribution(GradientAttribution):
                 )
             if not bool(value.isfinite().all()):
                 raise ValueError("inputs must be finite, got NaN or infinity.")
-        size = BATCH_SIZE if internal_batch_size is None else internal_batch_size
+        size = internal_batch_size
+        if size is None:
+            # On a CPU larger batches leave the cache: half the speed at 32 on MobileNetV2.
+            size = 8 if several[0].device.type == "cpu" else 64
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"internal_batch_size must be an integer of at least 1, got {size!r}.")
         detached = tuple(value.detach() for value in several)

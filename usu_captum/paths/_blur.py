@@ -104,7 +104,7 @@ class BlurIG(PathAttribution):
         inputs: Tensor | Points,
         target: Any = None,
         additional_forward_args: Any = None,
-        n_steps: int = 50,
+        n_steps: int = 200,
         max_sigma: float | None = None,
         method: str = "riemann_middle",
         internal_batch_size: int | None = None,
@@ -121,8 +121,8 @@ class BlurIG(PathAttribution):
                 224 pixels, in proportion to each input's shorter side.
             method: ``"riemann_middle"``, ``"riemann_trapezoid"``, ``"gausslegendre"``,
                 ``"riemann_left"`` or ``"riemann_right"``.
-            internal_batch_size: Images per model call, 32 by default. Memory depends on it, not
-                on ``n_steps``.
+            internal_batch_size: Images per model call: 8 by default on the CPU, 64 elsewhere.
+                Memory depends on it, not on ``n_steps``.
             return_convergence_delta: Also return the completeness gap.
 
         Returns:

@@ -146,15 +146,20 @@ def _finite_gradients() -> Iterator[Callable[[Points], None]]:
 
     Asking at every step would make the device wait.
     """
-    flags: list[Tensor] = []
+    none, seen = 2**62, 0
+    first = torch.tensor(none)
 
     def check(gradients: Points) -> None:
-        flags.append(torch.stack([g.isfinite().flatten(1).all(1) for g in gradients]).all(0))
+        nonlocal first, seen
+        finite = torch.stack([g.isfinite().flatten(1).all(1) for g in gradients]).all(0)
+        steps = torch.arange(seen, seen + len(finite), device=finite.device)
+        # One number, not one per step: small tensors that stay fragment the memory.
+        first = torch.minimum(first.to(finite.device), steps.masked_fill(finite, none).min())
+        seen += len(finite)
 
     yield check
-    finite = torch.cat(flags).tolist()
-    if not all(finite):
+    if int(first) != none:
         raise ValueError(
             f"forward_func must have finite gradients along the path, got NaN or infinity at step "
-            f"{finite.index(False)}. Try another baseline, or a model in float32."
+            f"{int(first)}. Try another baseline, or a model in float32."
         )

@@ -184,13 +184,13 @@ def _slerp(here: Tensor, there: Tensor, share: Tensor) -> Tensor:
     part = ((share > 0) & (share < 1)).to(here)
     amount = (share * part).amax(1, keepdim=True)
     a, b = here * part, there * part
-    lengths = (a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True)).clamp_min(1e-12)
-    cosine = (a * b).sum(1, keepdim=True) / lengths
+    lengths = a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True)
+    cosine = (a * b).sum(1, keepdim=True) / lengths.clamp_min(1e-12)
     angle = cosine.clamp(-1, 1).acos()
     sine = angle.sin().clamp_min(1e-6)
     arc = (((1 - amount) * angle).sin() * a + (amount * angle).sin() * b) / sine
-    # Near parallel or opposite vectors have no arc of their own.
-    curved = (part > 0) & (cosine.abs() <= 0.9995)
+    # Nearly parallel or opposite vectors, and zero, have no arc of their own.
+    curved = (part > 0) & (cosine.abs() <= 0.9995) & (lengths > 1e-12)
     return torch.where(curved, arc, here + share * (there - here))
 
 

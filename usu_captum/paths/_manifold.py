@@ -110,7 +110,7 @@ class ManifoldGuidedIG(PathAttribution):
         baselines: Baselines = None,
         target: Any = None,
         additional_forward_args: Any = None,
-        n_steps: int = 50,
+        n_steps: int = 200,
         method: str = "riemann_trapezoid",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
@@ -123,11 +123,12 @@ class ManifoldGuidedIG(PathAttribution):
                 shape or (1, ...). ``None`` is zero.
             target: As in Captum: which output is explained.
             additional_forward_args: As in Captum.
-            n_steps: Steps in latent space. The steps of the two jumps come on top.
+            n_steps: Steps in latent space. The steps of the two jumps come on top. Networks can be
+                rugged along a path of few latents at a time: look at the gap.
             method: ``"riemann_trapezoid"`` (the mean of a step's two gradients), or
                 ``"riemann_left"``.
-            internal_batch_size: Images per call of the model and of the autoencoder, 32 by
-                default. Memory depends on it, not on ``n_steps``.
+            internal_batch_size: Images per call of the model and of the autoencoder: 8 by default
+                on the CPU, 64 elsewhere. Memory depends on it, not on ``n_steps``.
             return_convergence_delta: Also return the completeness gap.
 
         Returns:
@@ -142,7 +143,7 @@ class ManifoldGuidedIG(PathAttribution):
 
         Cost:
             ``n_steps + 2 * jump_steps + 1`` forward and backward passes of the model per image,
-            ``n_steps`` of the decoder, and two of the encoder forward. One backward pass serves
+            ``n_steps + 1`` of the decoder, and two of the encoder forward. One backward pass serves
             both the attribution and the guidance.
         """
         check_steps(n_steps)

@@ -114,7 +114,9 @@ class Walk:
         )
         self._selecting = torch.zeros_like(start)
         self._moving: Tensor | None = None
-        self._scores: list[Tensor] = []
+        # Rows are doubled when they run out: a list of small tensors would fragment memory.
+        self._scores = torch.empty(0)
+        self._points = 0
         self.steps = torch.zeros(len(start), dtype=torch.long, device=start.device)
         self._keeps_printed = printed
         self.printed = torch.zeros_like(start, dtype=self._wide)
@@ -122,7 +124,7 @@ class Walk:
     @property
     def scores(self) -> Tensor:
         """The objective at every point so far, (K + 1, R)."""
-        return torch.stack(self._scores)
+        return self._scores[: self._points]
 
     def gradients(self, points: Points, example: Tensor, chunk: int) -> Points:
         """Evaluate the rows that have just moved; the others' gradients are zero."""
@@ -132,12 +134,17 @@ class Walk:
         else:
             moved = tuple(p[rows] for p in points)
             part, parts = self._objective.values_and_gradients(moved, example[rows], chunk)
-            values = self._scores[-1].index_copy(0, rows, part)
+            values = self._scores[self._points - 1].index_copy(0, rows, part)
             found = tuple(
                 torch.zeros_like(p).index_copy(0, rows, g)
                 for p, g in zip(points, parts, strict=True)
             )
-        self._scores.append(values)
+        if not self._points:
+            self._scores = values.new_empty(64, len(values))
+        elif self._points == len(self._scores):
+            self._scores = torch.cat((self._scores, torch.empty_like(self._scores)))
+        self._scores[self._points] = values
+        self._points += 1
         return found
 
     def step(self, number: int, points: Points, gradients: Points) -> Points | None:

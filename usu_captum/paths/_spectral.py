@@ -59,10 +59,13 @@ class SpectralIG(PathAttribution):
 
     Note:
         From a black baseline the first component is nearly the mean brightness, and far stronger
-        than the rest. As printed, it takes the first 40 % of the path, nothing happens until 55 %,
-        and all else comes nearly at once; without overlap, the path starts at the first component
-        and not at the baseline. ``"strength"`` keeps the order and leaves out the idle time and
-        the jump. The paper's form is::
+        than the rest. As printed, it comes first and alone, then nothing happens for a while, and
+        all else comes nearly at once; without overlap, the path starts at the first component and
+        not at the baseline. ``"strength"`` keeps the order, and with it the character of the
+        attributions; it leaves out the idle time and the jump. ``"length"`` and ``"rank"`` spread
+        the weaker components out; the latter comes close to the straight line. Steps are spent
+        where components fade in, more densely near the baseline, since networks change fast
+        there. The paper's form is::
 
             explainer = SpectralIG(model, timing="printed", objective="probability")
             explainer.attribute(images, "black", target, n_steps=199, method="riemann_left")
@@ -122,8 +125,8 @@ class SpectralIG(PathAttribution):
             n_steps: Gradients per example.
             method: ``"riemann_middle"``, ``"riemann_trapezoid"``, ``"riemann_left"``,
                 ``"riemann_right"`` or ``"gausslegendre"``.
-            internal_batch_size: Images per model call, 32 by default. Memory depends on it, not
-                on ``n_steps``.
+            internal_batch_size: Images per model call: 8 by default on the CPU, 64 elsewhere.
+                Memory depends on it, not on ``n_steps``.
             return_convergence_delta: Also return the completeness gap.
 
         Returns:

@@ -65,7 +65,7 @@ class IntegratedGradients(PathAttribution):
         baselines: Baselines = None,
         target: Any = None,
         additional_forward_args: Any = None,
-        n_steps: int = 50,
+        n_steps: int = 200,
         method: str = "gausslegendre",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
@@ -78,11 +78,12 @@ class IntegratedGradients(PathAttribution):
                 or (1, ...), or a tuple of these for a tuple of inputs. ``None`` is zero.
             target: As in Captum: which output is explained.
             additional_forward_args: As in Captum.
-            n_steps: Gradients per example.
+            n_steps: Gradients per example. Captum takes 50, which leaves some per cent of the
+                change on ImageNet networks; 200 leaves less than one.
             method: ``"gausslegendre"``, ``"riemann_trapezoid"``, ``"riemann_middle"``,
                 ``"riemann_left"`` or ``"riemann_right"``.
-            internal_batch_size: Images per model call, 32 by default. Memory depends on it, not
-                on ``n_steps``.
+            internal_batch_size: Images per model call: 8 by default on the CPU, 64 elsewhere.
+                Memory depends on it, not on ``n_steps``.
             return_convergence_delta: Also return the completeness gap.
 
         Returns:

@@ -171,14 +171,7 @@ def test_bad_arguments() -> None:
 
 @pytest.mark.data
 def test_complete_on_a_real_network(real: Any) -> None:
-    """Near the sharp image ReLU networks are rugged: 50 steps leave some per cent, 300 few."""
-    network, pictures, target = real("resnet20", 2)
-
-    def mean_gap(n_steps: int) -> float:
-        found, gap = BlurIG(network).attribute(
-            pictures, target, n_steps=n_steps, return_convergence_delta=True
-        )
-        return float((gap / (found.flatten(1).sum(1) - gap)).abs().mean())
-
-    assert mean_gap(50) < 0.06
-    assert mean_gap(300) < 0.01
+    """At the default steps; ReLU networks are rugged near the sharp image."""
+    network, pictures, target = real("mobilenet_v2", 1)
+    found, gap = BlurIG(network).attribute(pictures, target, return_convergence_delta=True)
+    assert (gap / (found.flatten(1).sum(1) - gap)).abs().mean() < 0.01

@@ -166,6 +166,14 @@ def test_the_pace_is_exact_on_a_line_and_not_on_an_arc() -> None:
     assert outside.mean() > 0.02
 
 
+def test_opposite_and_parallel_latents_have_no_arc() -> None:
+    here = torch.tensor([[1.0, -2.0, 3.0], [1.0, -2.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    there = torch.tensor([[-1.0], [2.0], [1.0]], dtype=torch.float64) * here[:1]
+    left = (there - here).abs().sum(1) * 0.75
+    line = guided_step(here, there, here, left, 1.0, "lerp")
+    torch.testing.assert_close(guided_step(here, there, here, left, 1.0, "slerp"), line)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),

@@ -197,14 +197,12 @@ def test_named_baselines() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "number", "most"), [("mobilenet_v2", 1, 0.01),
-                                                      ("resnet20", 4, 0.03)])  # fmt: skip
-def test_complete_on_real_networks(real: Any, name: str, number: int, most: float) -> None:
-    """At the default steps; ReLU networks are rugged along the line, some images more than 1 %."""
+@pytest.mark.parametrize(("name", "number"), [("mobilenet_v2", 1), ("resnet20", 4)])
+def test_complete_on_real_networks(real: Any, name: str, number: int) -> None:
+    """At the default steps; benchmarks.path_completeness asks of more images and networks."""
     network, pictures, target = real(name, number)
-    explainer = IntegratedGradients(network)
-    found, gap = explainer.attribute(
-        pictures, target=target, internal_batch_size=8, return_convergence_delta=True
+    found, gap = IntegratedGradients(network).attribute(
+        pictures, target=target, return_convergence_delta=True
     )
     change = found.flatten(1).sum(1) - gap
-    assert (gap / change).abs().mean() < most
+    assert (gap / change).abs().mean() < 0.01
