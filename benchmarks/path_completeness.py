@@ -40,7 +40,7 @@ from usu_captum.paths import (
     SpectralIG,
 )
 
-IMAGES = {"mobilenet_v2": 8, "resnet18": 8, "resnet50": 4}
+IMAGES = {"mobilenet_v2": 5, "resnet18": 5, "resnet50": 3}
 
 
 def main() -> None:

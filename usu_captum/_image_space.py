@@ -51,23 +51,31 @@ class ImageSpace:
 
     def black(self, images: Tensor) -> Tensor:
         """Return raw 0 in this space, in the images' shape."""
-        return self._constant((0.0,), images)
+        return self.from_raw(torch.zeros_like(images))
 
     def mean_colour(self, images: Tensor) -> Tensor:
         """Return the data's mean colour in this space, in the images' shape."""
-        return self._constant(self.mean, images)
+        return self.from_raw(self._channels(self.mean, images).expand_as(images))
 
-    def _constant(self, raw: tuple[float, ...], images: Tensor) -> Tensor:
+    def from_raw(self, raw: Tensor) -> Tensor:
+        """Bring raw pixels (B, C, *pixels) into this space."""
+        if not self.normalised:
+            return raw
+        return (raw - self._channels(self.mean, raw)) / self._channels(self.std, raw)
+
+    def to_raw(self, images: Tensor) -> Tensor:
+        """Bring images (B, C, *pixels) of this space back to raw pixels."""
+        if not self.normalised:
+            return images
+        return images * self._channels(self.std, images) + self._channels(self.mean, images)
+
+    def _channels(self, values: tuple[float, ...], images: Tensor) -> Tensor:
         if len(self.mean) not in (1, images.shape[1]):
             raise ValueError(
                 f"space must have the images' {images.shape[1]} channels, got mean {self.mean}."
             )
-        value = torch.tensor(raw, dtype=torch.float64)
-        if self.normalised:
-            value = (value - torch.tensor(self.mean, dtype=torch.float64)) / torch.tensor(
-                self.std, dtype=torch.float64
-            )
-        return value.to(images).view(-1, *[1] * (images.dim() - 2)).expand_as(images)
+        each = torch.tensor(values, dtype=torch.float64).to(images)
+        return each.view(-1, *[1] * (images.dim() - 2))
 
 
 IMAGENET = ImageSpace((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

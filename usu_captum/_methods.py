@@ -28,7 +28,15 @@ from usu_captum._layer_references import (
     LayerGradientShap,
     LayerLRP,
 )
-from usu_captum.paths import IntegratedGradients
+from usu_captum.paths import (
+    SAMP,
+    BlurIG,
+    GuidedIG,
+    IntegratedGradients,
+    ManifoldGuidedIG,
+    SAMPPlusPlus,
+    SpectralIG,
+)
 
 WITH_UPSAMPLER: dict[str, type[Attribution]] = {
     cls.__name__: cls
@@ -59,6 +67,15 @@ WITH_UPSAMPLER: dict[str, type[Attribution]] = {
 """Captum's classes, by its names, that take ``upsampler=``."""
 
 METHODS: dict[str, type[Attribution]] = WITH_UPSAMPLER | {
-    cls.__name__: cls for cls in (IntegratedGradients,)
+    cls.__name__: cls
+    for cls in (
+        IntegratedGradients,
+        BlurIG,
+        GuidedIG,
+        SpectralIG,
+        ManifoldGuidedIG,
+        SAMP,
+        SAMPPlusPlus,
+    )
 }
 """Name to class, for tools that let a user choose: Captum's that take ``upsampler=``, then ours."""

@@ -1,4 +1,4 @@
-"""The page for Captum users leaves no class out."""
+"""The pages for Captum users leave no class out."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import pytest
 
 from usu_captum import METHODS
 
-PAGE = Path(__file__).parents[2] / "docs" / "captum.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("captum.md", "paths.md"))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_class_is_named(name: str) -> None:
-    assert f"`{name}`" in PAGE.read_text(encoding="utf-8")
+    assert f"`{name}`" in PAGES

@@ -2,7 +2,6 @@
 
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from usu_captum._image_space import IMAGENET, ImageSpace
@@ -57,8 +56,7 @@ class DiffusersAutoencoder:
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents of the model's inputs."""
-        mean, std = self._moments(images)
-        found = self._autoencoder.encode((images * std + mean) * 2 - 1)
+        found = self._autoencoder.encode(self._space.to_raw(images) * 2 - 1)
         # Variational ones describe a distribution, the tiny one gives its latents directly.
         posterior = getattr(found, "latent_dist", None)
         latents: Tensor = found.latents if posterior is None else posterior.mode()
@@ -66,19 +64,4 @@ class DiffusersAutoencoder:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return inputs of the model; colours outside the raw range are not clipped."""
-        raw = (self._autoencoder.decode(latents).sample + 1) / 2
-        mean, std = self._moments(raw)
-        images: Tensor = (raw - mean) / std
-        return images
-
-    def _moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        if len(self._space.mean) not in (1, images.shape[1]):
-            raise ValueError(
-                f"space must have the images' {images.shape[1]} channels, got mean "
-                f"{self._space.mean}."
-            )
-        if not self._space.normalised:
-            return images.new_zeros(()), images.new_ones(())
-        each = (torch.tensor(v, dtype=torch.float64) for v in (self._space.mean, self._space.std))
-        mean, std = (v.to(images).view(-1, 1, 1) for v in each)
-        return mean, std
+        return self._space.from_raw((self._autoencoder.decode(latents).sample + 1) / 2)

@@ -115,7 +115,7 @@ def follow(
             f"by step, got {method!r}."
         )
     points, number = start, 0
-    total = [_wide(torch.zeros_like(p)) for p in start]
+    total = [wide(torch.zeros_like(p)) for p in start]
     with _finite_gradients() as check:
         gradients = objective.gradients(points, examples, batch_size)
         check(tuple(g[None] for g in gradients))
@@ -132,12 +132,13 @@ def follow(
     return tuple(t.to(p.dtype) for t, p in zip(total, start, strict=True))
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
+    """Return values in at least single precision."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _sum(values: Tensor) -> Tensor:
-    return _wide(values).sum(0)
+    return wide(values).sum(0)
 
 
 @contextmanager

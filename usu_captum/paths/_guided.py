@@ -10,7 +10,7 @@ from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
 from usu_captum.paths._attribution import Baselines, PathAttribution
-from usu_captum.paths._engine import Points, follow
+from usu_captum.paths._engine import Points, follow, wide
 from usu_captum.paths._objective import Transform
 from usu_captum.paths._quadrature import check_steps
 
@@ -174,8 +174,7 @@ class GuidedIG(PathAttribution):
 
 def _features(values: Points) -> Tensor:
     """Return the absolute values of each example in one row, in at least single precision."""
-    rows = torch.cat([v.abs().flatten(1) for v in values], dim=1)
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return wide(torch.cat([v.abs().flatten(1) for v in values], dim=1))
 
 
 def _smallest(values: Tensor, rank: int) -> Tensor:

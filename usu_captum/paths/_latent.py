@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from usu_captum.paths._autoencoders import Autoencoder
-from usu_captum.paths._engine import Points
+from usu_captum.paths._engine import Points, wide
 
 INTERPOLATIONS = ("lerp", "slerp")
 
@@ -61,7 +61,7 @@ class LatentPath:
 
     def _points(self) -> Generator[Tensor, Tensor, None]:
         latents, goal = self._encoded(self._start), self._encoded(self._end)
-        length = _wide(goal - latents).abs().flatten(1).sum(1)
+        length = wide(goal - latents).abs().flatten(1).sum(1)
         image, graph = self._decoded(latents)
         if self._jump_steps:
             gradient = yield from _line(self._start, image, self._jump_steps)
@@ -157,7 +157,7 @@ def guided_step(
         >>> guided_step(latents, goal, rate, torch.tensor([2.5]), 0.25, "lerp")
         tensor([[0.0000, 1.0000, 0.0000, 0.5000]])
     """
-    here, there = _wide(latents.flatten(1)), _wide(goal.flatten(1))
+    here, there = wide(latents.flatten(1)), wide(goal.flatten(1))
     distance = (there - here).abs()
     arrived = distance <= 1e-9
     order = rate.flatten(1).abs().masked_fill(arrived, math.inf).argsort(dim=1, stable=True)
@@ -192,10 +192,6 @@ def _slerp(here: Tensor, there: Tensor, share: Tensor) -> Tensor:
     # Nearly parallel or opposite vectors, and zero, have no arc of their own.
     curved = (part > 0) & (cosine.abs() <= 0.9995) & (lengths > 1e-12)
     return torch.where(curved, arc, here + share * (there - here))
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _line(start: Tensor, end: Tensor, steps: int) -> Generator[Tensor, Tensor, Tensor]:

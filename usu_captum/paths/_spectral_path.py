@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from usu_captum.paths._engine import Points
+from usu_captum.paths._engine import Points, wide
 from usu_captum.paths._spectra import Spectrum, decompose
 
 TIMINGS = ("strength", "length", "rank", "printed")
@@ -42,7 +42,7 @@ class SpectralPath:
     ) -> None:
         self._start, self._end = start, end
         pairs = zip(start, end, strict=True)
-        self._spectra = [decompose(_wide(e) - _wide(s), decomposition) for s, e in pairs]
+        self._spectra = [decompose(wide(e) - wide(s), decomposition) for s, e in pairs]
         self._times = [fading_times(s, overlap, timing) for s in self._spectra]
         self._gate, self._power, self._printed = gate, power, timing == "printed"
         self._clock = None if self._printed else self._measured()
@@ -55,7 +55,7 @@ class SpectralPath:
             self._start, self._end, self._spectra, self._times, strict=True
         ):
             gates = gate_values(times, *fading, self._gate)
-            points = (_wide(start) + spectrum.combine(gates)).to(start.dtype)
+            points = (wide(start) + spectrum.combine(gates)).to(start.dtype)
             # Components add up to the difference but for rounding.
             position = alphas.to(start.device).view(-1, 1, 1, 1, 1)
             points = torch.where(position >= 1, end, points)
@@ -156,7 +156,3 @@ def gate_values(times: Tensor, start: Tensor, end: Tensor, gate: str) -> Tensor:
         # The same function, which is 0 and 1 at the ends without rounding.
         return (1 + (6 * progress - 3).tanh() / progress.new_tensor(3.0).tanh()) / 2
     return progress if gate == "linear" else (progress >= 0.5).to(progress)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
