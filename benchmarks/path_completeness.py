@@ -40,7 +40,7 @@ from usu_captum.paths import (
     SpectralIG,
 )
 
-IMAGES = {"mobilenet_v2": 5, "resnet18": 5, "resnet50": 3}
+IMAGES = {"mobilenet_v2": 4, "resnet18": 4, "resnet50": 2}
 
 
 def main() -> None:

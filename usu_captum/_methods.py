@@ -37,6 +37,7 @@ from usu_captum.paths import (
     SAMPPlusPlus,
     SpectralIG,
 )
+from usu_captum.ranking import RankingExplainer
 
 WITH_UPSAMPLER: dict[str, type[Attribution]] = {
     cls.__name__: cls
@@ -76,6 +77,7 @@ METHODS: dict[str, type[Attribution]] = WITH_UPSAMPLER | {
         ManifoldGuidedIG,
         SAMP,
         SAMPPlusPlus,
+        RankingExplainer,
     )
 }
 """Name to class, for tools that let a user choose: Captum's that take ``upsampler=``, then ours."""

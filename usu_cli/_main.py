@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_explain(commands)
+    _add_train_explainer(commands)
     return parser
 
 
@@ -76,6 +77,37 @@ def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
     explain.set_defaults(run=_explain)
 
 
+def _add_train_explainer(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "train a network to explain your model in one pass; run again to resume"
+    train = commands.add_parser("train-explainer", help=text, description=text.capitalize() + ".")
+    add = train.add_argument
+    add("--data", type=Path, required=True, help="folder of images, or .npz with uint8 images")
+    add("--model", required=True, help="timm:NAME, torchvision:NAME or FILE.safetensors")
+    add("--arch", help="architecture of FILE.safetensors: timm:NAME or torchvision:NAME")
+    add("--weights", type=Path, metavar="FILE.safetensors", help="local weights for a named model")
+    add("--out", type=Path, default=Path("usu-explainer"), help="folder to write to")
+    add("--held-out", type=_positive, default=100, help="images to evaluate on, drawn at random")
+    add("--labelled", action="store_true", help="one folder per class, or labels in the .npz")
+    add("--encoder", default="classifier", help="the model's own features, or timm:NAME")
+    add("--encoder-weights", type=Path, metavar="FILE.safetensors", help="of a timm encoder")
+    add("--conditioning", choices=("head", "embedding"), default="head",
+        help="tell the class by the model's last layer, or learn a vector for each")  # fmt: skip
+    add("--steps", type=_positive, default=2000)
+    add("--batch-size", type=_positive, default=32, help="images per step and process")
+    add("--learning-rate", type=_positive_float, default=1e-3)
+    add("--precision", choices=("no", "bf16"), default="no", help="bf16 for mixed precision")
+    add("--seed", type=int, default=0)
+    add("--evaluate-every", type=_positive, default=200, metavar="STEPS")
+    add("--checkpoint-every", type=_positive, default=200, metavar="STEPS")
+    add("--patience", type=int, default=0, help="stop after so many evaluations without a gain")
+    add("--workers", type=int, default=0, help="processes that read images")
+    add("--strict", action="store_true", help="stop at an image that cannot be read")
+    add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="instead of the model's own")
+    add("--std", type=_positive_float, nargs=3, metavar=("R", "G", "B"), help="likewise")
+    add("--size", type=_positive, metavar="PIXELS", help="side of the model's input, likewise")
+    train.set_defaults(run=_train_explainer)
+
+
 def _demo(given: argparse.Namespace) -> None:
     # Imported late, here and below, so that --help does not wait for torch.
     from usu_cli._demo import run_demo
@@ -103,6 +135,15 @@ def _explain(given: argparse.Namespace) -> None:
             size=given.size,
         )
     )
+
+
+def _train_explainer(given: argparse.Namespace) -> None:
+    from usu_cli._train import TrainOptions, run_train
+
+    values = {name: v for name, v in vars(given).items() if name not in ("run", "version")}
+    for name in ("mean", "std"):
+        values[name] = tuple(values[name]) if values[name] else None
+    run_train(TrainOptions(**values))
 
 
 def _positive(text: str) -> int:

@@ -7,7 +7,8 @@ import pytest
 from usu_captum import METHODS
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("captum.md", "paths.md"))
+NAMES = ("captum.md", "paths.md", "ranking.md")
+PAGES = "".join((DOCS / name).read_text(encoding="utf-8") for name in NAMES)
 
 
 @pytest.mark.parametrize("name", METHODS)

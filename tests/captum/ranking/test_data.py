@@ -1,0 +1,194 @@
+"""Folders, arrays and data sets of images, and which of them make up a step."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from usu_captum import ImageSpace
+from usu_captum.ranking import (
+    ArrayImages,
+    DatasetImages,
+    FolderImages,
+    UnreadableImageError,
+    open_images,
+    split_images,
+)
+from usu_captum.ranking._order import BatchOrder, load_batches
+
+SHAPE = (3, 16, 16)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i, name in enumerate(("a/0.png", "a/1.jpg", "b/2.PNG", "b/deep/3.png")):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24 + i, 20), (40 * i, 255, 0)).save(path)
+    (tmp_path / "pictures" / "a" / "notes.txt").write_text("not a picture")
+    return tmp_path / "pictures"
+
+
+def test_folder(folder: Path, space: ImageSpace) -> None:
+    images = FolderImages(folder, SHAPE, space)
+    assert [p.name for p in images.files] == ["0.png", "1.jpg", "2.PNG", "3.png"]
+    image, label = images[3]
+    assert image.shape == SHAPE
+    assert label == -1
+    torch.testing.assert_close(image[:, 0, 0], (torch.tensor([120 / 255, 1.0, 0.0]) - 0.5) / 0.25)
+
+
+def test_folder_classes(folder: Path, space: ImageSpace) -> None:
+    images = FolderImages(folder, SHAPE, space, labelled=True)
+    assert [images[i].label for i in range(4)] == [0, 0, 1, 1]
+    Image.new("RGB", (8, 8)).save(folder / "loose.png")
+    with pytest.raises(ValueError, match=r"'loose.png'"):
+        FolderImages(folder, SHAPE, space, labelled=True)
+
+
+def test_grey_for_one_channel(folder: Path) -> None:
+    assert FolderImages(folder, (1, 8, 8), ImageSpace((0.5,)))[0].image.shape == (1, 8, 8)
+
+
+def test_raw_space(folder: Path) -> None:
+    raw = ImageSpace((0.5,), (0.25,), normalised=False)
+    assert float(FolderImages(folder, SHAPE, raw)[0].image.max()) == 1.0
+
+
+def test_empty_folders(tmp_path: Path, space: ImageSpace) -> None:
+    with pytest.raises(ValueError, match="must hold images, got none"):
+        open_images(tmp_path, SHAPE, space)
+    with pytest.raises(ValueError, match=r"folder of images or a \.npz"):
+        open_images(tmp_path / "nowhere", SHAPE, space)
+    with pytest.raises(ValueError, match="folder of images, got"):
+        FolderImages(tmp_path / "nowhere", SHAPE, space)
+
+
+def test_npz(tmp_path: Path, space: ImageSpace) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=pixels, labels=np.arange(5))
+    images = open_images(tmp_path / "x.npz", SHAPE, space, labelled=True)
+    assert len(images) == 5
+    assert images[3].label == 3
+    torch.testing.assert_close(
+        images[3].image, (torch.tensor(pixels[3]).permute(2, 0, 1) / 255 - 0.5) / 0.25
+    )
+    assert open_images(tmp_path / "x.npz", SHAPE, space)[3].label == -1
+    with pytest.raises(ValueError, match=r"\(N, 8, 8, 3\)"):
+        open_images(tmp_path / "x.npz", (3, 8, 8), space)
+    np.savez(tmp_path / "y.npz", pictures=pixels)
+    with pytest.raises(ValueError, match="'pictures'"):
+        open_images(tmp_path / "y.npz", SHAPE, space)
+    np.savez(tmp_path / "z.npz", images=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match=r"readable \.npz"):
+        open_images(tmp_path / "z.npz", SHAPE, space)
+
+
+def test_arrays_are_checked(space: ImageSpace) -> None:
+    with pytest.raises(TypeError, match="uint8, got float64"):
+        ArrayImages(np.zeros((2, 16, 16, 3)), None, SHAPE, space)
+    with pytest.raises(ValueError, match="labels must have shape"):
+        ArrayImages(np.zeros((2, 16, 16, 3), dtype=np.uint8), [1], SHAPE, space)
+
+
+def test_any_dataset() -> None:
+    pairs = [(torch.full(SHAPE, float(i)), i) for i in range(3)]
+    images = DatasetImages(pairs, SHAPE)
+    assert images[2].label == 2
+    assert DatasetImages([p[0] for p in pairs], SHAPE)[0].label == -1
+    with pytest.raises(ValueError, match=r"got \(3, 16, 16\) for item 1"):
+        DatasetImages(pairs, (3, 8, 8))[1]
+    with pytest.raises(ValueError, match="got none"):
+        DatasetImages([], SHAPE)
+
+
+def test_fingerprints_change_with_the_data(folder: Path, space: ImageSpace) -> None:
+    before = FolderImages(folder, SHAPE, space).fingerprint()
+    assert before == FolderImages(folder, SHAPE, space).fingerprint()
+    Image.new("RGB", (9, 9)).save(folder / "a" / "9.png")
+    assert before != FolderImages(folder, SHAPE, space).fingerprint()
+    pixels = np.zeros((4, 16, 16, 3), dtype=np.uint8)
+    one = ArrayImages(pixels, None, SHAPE, space)
+    digest = one.fingerprint()
+    pixels[2, 3, 3, 1] = 1
+    assert ArrayImages(pixels, None, SHAPE, space).fingerprint() != digest
+    halves = split_images(one, 2)
+    assert len({part.fingerprint() for part in halves} | {one.fingerprint()}) == 3
+
+
+def test_split_is_a_partition(source: ArrayImages) -> None:
+    training, held_out = split_images(source, 6, seed=1)
+    assert sorted(training.indices + held_out.indices) == list(range(20))
+    assert split_images(source, 6, seed=2)[1].indices != held_out.indices
+    for count in (0, 20):
+        with pytest.raises(ValueError, match="held_out must leave"):
+            split_images(source, count)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", None])
+def test_unreadable_images_are_named(
+    folder: Path, space: ImageSpace, content: bytes | None
+) -> None:
+    path = folder / "a" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    with pytest.raises(UnreadableImageError, match=r"^a/1.jpg: "):
+        FolderImages(folder, SHAPE, space)[1]
+
+
+class Broken:
+    """Ten images, of which some cannot be read."""
+
+    def __init__(self, bad: set[int]) -> None:
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Any:
+        if index in self.bad:
+            raise OSError("truncated")
+        return torch.full(SHAPE, float(index)), index
+
+
+def test_unreadable_images_are_replaced_and_reported() -> None:
+    source = DatasetImages(Broken({3, 4}), SHAPE)
+    order = BatchOrder(10, 5, start=0, stop=2, seed=0)
+    batches = list(load_batches(source, order, workers=0, strict=False))
+    assert [len(b.images) for b in batches] == [5, 5]
+    seen = Counter(torch.cat([b.labels for b in batches]).tolist())
+    assert seen[5] == 3  # its own place and those of 3 and 4
+    names = [n.partition(":")[0] for b in batches for n in b.unreadable]
+    assert sorted(names) == ["item 3", "item 4", "item 4"]
+    with pytest.raises(UnreadableImageError, match="truncated"):
+        list(load_batches(source, order, workers=0, strict=True))
+    hopeless = DatasetImages(Broken(set(range(10))), SHAPE)
+    with pytest.raises(ValueError, match="got 10 that cannot"):
+        list(load_batches(hopeless, order, workers=0, strict=False))
+
+
+@pytest.mark.parametrize("count", [7, 8, 3])
+def test_every_epoch_sees_every_image_once(count: int) -> None:
+    batches = list(BatchOrder(count, 4, start=0, stop=count, seed=5))
+    assert {len(b) for b in batches} == {4}
+    flat = [i for b in batches for i in b]
+    epochs = [flat[i : i + count] for i in range(0, len(flat), count)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_an_order_goes_on_where_it_stopped() -> None:
+    whole = list(BatchOrder(10, 3, start=0, stop=9, seed=5))
+    assert list(BatchOrder(10, 3, start=4, stop=9, seed=5)) == whole[4:]
+    assert list(BatchOrder(10, 3, start=0, stop=9, seed=6)) != whole
+
+
+def test_processes_share_a_batch() -> None:
+    whole = list(BatchOrder(10, 4, start=0, stop=6, seed=5))
+    parts = [
+        list(BatchOrder(10, 2, start=0, stop=6, seed=5, process=p, processes=2)) for p in (0, 1)
+    ]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole

@@ -1,0 +1,232 @@
+"""Encoders, decoder, conditioning, and what they are built from."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from usu_captum.ranking import (
+    ClassifierEncoder,
+    HeadConditioning,
+    NetworkConfig,
+    RankingNetwork,
+    TimmEncoder,
+    build_network,
+    default_stages,
+    head_rows,
+)
+from usu_captum.ranking._decoder import level_sizes
+
+
+def test_maps_have_the_images_size(network: RankingNetwork, images: Tensor) -> None:
+    maps = network(images, torch.tensor([0, 1, 2]))
+    assert maps.shape == (3, 1, 16, 16)
+    assert bool(torch.isfinite(maps).all())
+    assert network.config.layers == ("first", "second")
+
+
+@pytest.mark.parametrize("conditioning", ["head", "embedding"])
+@pytest.mark.parametrize("readout", ["film", "concat"])
+def test_the_class_matters(
+    classifier: Any, config: NetworkConfig, images: Tensor, conditioning: str, readout: str
+) -> None:
+    chosen = replace(config, conditioning=conditioning, readout=readout, prior="flat")
+    network = build_network(chosen, classifier).eval()
+    one, other = (network(images, torch.full((3,), i)) for i in (0, 1))
+    assert not torch.allclose(one, other)
+
+
+def test_a_map_does_not_depend_on_its_batch(network: RankingNetwork, images: Tensor) -> None:
+    network.train()
+    network.decoder.refinement.layers[0].p = 0.0
+    targets = torch.tensor([0, 1, 2])
+    alone = network(images[1:2], targets[1:2])
+    torch.testing.assert_close(network(images, targets)[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_training_starts_nearly_flat(
+    classifier: Any, config: NetworkConfig, images: Tensor
+) -> None:
+    flat = build_network(replace(config, prior="flat"), classifier).eval()
+    maps = flat(images, torch.zeros(3, dtype=torch.long))
+    assert maps.std() < 0.2
+
+
+def test_the_activation_map_is_the_start(
+    classifier: Any, config: NetworkConfig, images: Tensor
+) -> None:
+    """With the decoder silenced, what is left is the class activation map, standardised."""
+    network = build_network(config, classifier).eval()
+    assert network.config.prior == "cam"
+    network.decoder.refinement.score.weight.data.zero_()
+    features = classifier.second(classifier.first(images))
+    rows = classifier.head.weight - classifier.head.weight.mean(0)
+    cells = torch.einsum("bchw,c->bhw", features, rows[2])
+    cells = (cells - cells.mean((1, 2), keepdim=True)) / cells.std((1, 2), keepdim=True)
+    expected = nn.functional.interpolate(cells[:, None], (16, 16), mode="bilinear")
+    found = network(images, torch.full((3,), 2))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_no_activation_map_where_the_head_weighs_something_else() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 3))
+    config = NetworkConfig(3, (3, 16, 16), width=8, middle=8, head=4)
+    assert build_network(config, net).config.prior == "flat"
+    with pytest.raises(ValueError, match='prior must not be "cam"'):
+        build_network(replace(config, prior="cam"), net)
+
+
+def test_all_weights_are_trained(classifier: Any, network: RankingNetwork, images: Tensor) -> None:
+    network.train()
+    network(images, torch.tensor([0, 1, 2])).square().sum().backward()
+    assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+    assert all(p.grad is None for p in classifier.parameters())
+
+
+def test_classifier_features_leave_no_trace(
+    classifier: Any, images: Tensor, trace: Callable[..., Any], same_trace: Callable[..., None]
+) -> None:
+    classifier.train()
+    before = trace(classifier)
+    stages = ClassifierEncoder(classifier, ["first", "second"])(images)
+    same_trace(before, trace(classifier))
+    assert [tuple(s.shape) for s in stages] == [(3, 6, 16, 16), (3, 8, 8, 8)]
+    with pytest.raises(RuntimeError):
+        ClassifierEncoder(classifier, ["first"])(images[:, :2])
+    same_trace(before, trace(classifier))
+
+
+def test_the_classifier_is_not_part_of_the_network(
+    network: RankingNetwork, classifier: Any
+) -> None:
+    own = {id(p) for p in network.parameters()}
+    assert not own & {id(p) for p in classifier.parameters()}
+    assert not [k for k in network.state_dict() if "rows" in k]
+    classifier.eval()
+    network.train()
+    assert not classifier.training
+
+
+@pytest.mark.parametrize(("layers", "message"), [(["thrid"], "thrid"), ([], "at least one")])
+def test_layers_are_checked(classifier: Any, layers: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClassifierEncoder(classifier, layers)
+
+
+def test_a_layer_that_is_not_run(classifier: Any, images: Tensor) -> None:
+    classifier.spare = nn.Conv2d(3, 3, 1)
+    with pytest.raises(ValueError, match="got nothing from 'spare'"):
+        ClassifierEncoder(classifier, ["spare"])(images)
+
+
+def test_transformer_blocks_become_maps() -> None:
+    vit = timm.create_model("test_vit", num_classes=5).eval()
+    images = torch.rand(1, 3, 160, 160)
+    assert default_stages(vit, images) == ("blocks.1", "blocks.2", "blocks.4", "blocks.5")
+    config = NetworkConfig(5, (3, 160, 160), width=8, middle=8, head=4)
+    network = build_network(config, vit).eval()
+    assert [tuple(s.shape) for s in network.encoder(images)] == [(1, 64, 10, 10)] * 4
+    assert network(images, torch.tensor([3])).shape == (1, 1, 160, 160)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+@pytest.mark.parametrize("trainable", [False, True])
+def test_timm_encoders(name: str, trainable: bool) -> None:
+    config = NetworkConfig(
+        5, (3, 64, 64), encoder=f"timm:{name}", conditioning="embedding", trainable=trainable,
+        width=8, middle=8, head=4,
+    )  # fmt: skip
+    network = build_network(config).train()
+    network(torch.rand(2, 3, 64, 64), torch.tensor([0, 4])).sum().backward()
+    encoder = list(network.encoder.parameters())
+    assert any(p.grad is not None for p in encoder) == trainable
+    assert network.encoder.model.training == trainable
+
+
+def test_timm_weights_come_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = timm.create_model("test_resnet", num_classes=7).eval()
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    encoder = TimmEncoder(
+        "test_resnet", input_shape=(3, 64, 64), weights=tmp_path / "w.safetensors"
+    )
+    images = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(encoder(images)[-1], whole.forward_features(images))
+    vit = timm.create_model("test_vit").state_dict()
+    save_file(vit, tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match=r"must fit timm's 'test_resnet', got [0-9]+ missing"):
+        TimmEncoder("test_resnet", input_shape=(3, 64, 64), weights=tmp_path / "vit.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="must be a safetensors file"):
+        TimmEncoder("test_resnet", input_shape=(3, 64, 64), weights=tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match="'resnet81'"):
+        TimmEncoder("resnet81", input_shape=(3, 64, 64))
+
+
+def test_head_rows_ignore_what_all_share() -> None:
+    rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    one, other = HeadConditioning(rows, 8), HeadConditioning(rows + torch.randn(6), 8)
+    torch.testing.assert_close(one.rows, other.rows)
+
+
+def test_head_rows_of_a_one_pixel_convolution() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1))
+    assert torch.equal(head_rows(net, 5), net[1].weight.flatten(1))
+    with pytest.raises(ValueError, match="7 outputs"):
+        head_rows(net, 7)
+
+
+def test_an_unseen_class_is_described(classifier: Any, config: NetworkConfig) -> None:
+    """Two classes with one row are one class to the head's conditioning, not to an embedding."""
+    with torch.no_grad():
+        classifier.head.weight[3] = classifier.head.weight[1]
+    network = build_network(config, classifier).eval()
+    images = torch.rand(1, *config.input_shape)
+    one, three = (network(images, torch.tensor([i])) for i in (1, 3))
+    torch.testing.assert_close(one, three)
+
+
+def test_published_sizes() -> None:
+    config = NetworkConfig.published(1000)
+    assert (config.conditioning, config.readout, config.prior) == ("embedding", "concat", "flat")
+    assert (config.middle, config.width, config.head, config.norm) == (256, 128, 64, "batch")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 1}, "classes must be at least 2"),
+        ({"input_shape": (3, 8)}, "must be \\(C, H, W\\)"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"conditioning": "heda"}, "Did you mean 'head'"),
+        ({"norm": "layer"}, "norm must be one of"),
+        ({"dropout": 1.0}, "dropout must lie"),
+        ({"encoder": "resnet18"}, "timm:NAME"),
+        ({"trainable": True}, "trainable must be False"),
+        ({"encoder": "timm:x", "layers": ("a",)}, "layers are of"),
+    ],
+)
+def test_bad_sizes(change: dict[str, Any], message: str) -> None:
+    arguments = {"classes": 4, "input_shape": (3, 16, 16), **change}
+    with pytest.raises(ValueError, match=message):
+        NetworkConfig(**arguments)
+
+
+def test_a_classifier_is_needed(config: NetworkConfig) -> None:
+    with pytest.raises(TypeError, match="classifier must be a module"):
+        build_network(config)
+
+
+def test_batch_normalisation_on_request(classifier: Any, config: NetworkConfig) -> None:
+    network = build_network(replace(config, norm="batch"), classifier)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+
+
+def test_levels_stay_inside_the_image() -> None:
+    assert level_sizes([(14, 14)] * 4, (28, 28)) == [(28, 28), (28, 28), (14, 14), (7, 7)]

@@ -1,0 +1,115 @@
+"""``usu train-explainer``: what it writes, resumes and refuses."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from usu_captum.ranking import RankingExplainer, load_network
+from usu_cli import main
+
+
+@pytest.fixture(autouse=True)
+def _quietly() -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", module="timm")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Return a folder with a few pictures and the random weights of a tiny model."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(8):
+        pixels = rng.integers(0, 255, (70, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
+    torch.manual_seed(0)
+    save_file(
+        timm.create_model("test_resnet", num_classes=5).state_dict(), tmp_path / "w.safetensors"
+    )
+    return tmp_path
+
+
+def train(work: Path, *arguments: str | Path) -> None:
+    main([
+        str(a)
+        for a in (
+            "train-explainer", "--data", work / "pictures", "--model", "timm:test_resnet",
+            "--weights", work / "w.safetensors", "--out", work / "out", "--size", "64",
+            "--held-out", "2", "--batch-size", "2", "--evaluate-every", "2",
+            "--checkpoint-every", "1", *arguments,
+        )
+    ])  # fmt: skip
+
+
+def error_of(capsys: pytest.CaptureFixture[str], work: Path, *arguments: str | Path) -> str:
+    with pytest.raises(SystemExit) as caught:
+        train(work, *arguments)
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "usu: error: " in line]
+    assert len(lines) == 1
+    return lines[0].removeprefix("usu: error: ")
+
+
+def test_it_trains_resumes_and_explains(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "pictures" / "3.png").write_bytes(b"damaged")
+    train(work, "--steps", "4")
+    printed = capsys.readouterr().out
+    assert "1 of 8 images could not be read:\n  3.png: " in printed
+    assert "of 4: deletion 0." in printed
+    assert str(work / "out" / "explainer.safetensors") in printed
+    before = load_file(work / "out" / "training.safetensors")
+    train(work, "--steps", "4")
+    after = load_file(work / "out" / "training.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    facts = json.loads((work / "out" / "explainer.json").read_text())
+    assert facts["network"]["classes"] == 5
+
+    model = timm.create_model("test_resnet", num_classes=5).eval()
+    model.load_state_dict(load_file(work / "w.safetensors"))
+    explainer = RankingExplainer(model, load_network(work / "out" / "explainer.safetensors", model))
+    assert explainer.attribute(torch.rand(1, 3, 64, 64), target=1).shape == (1, 1, 64, 64)
+
+
+def test_another_run_in_the_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(work, "--steps", "1")
+    message = error_of(capsys, work, "--steps", "2")
+    assert "training.steps 1, now 2" in message
+    assert "Try another folder" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--held-out", "8"), "held_out must leave some of the 8 images"),
+        (("--data", "nowhere"), "folder of images or a .npz file, got 'nowhere'"),
+        (("--encoder", "timm:resnet81", "--encoder-weights", "w"), "'resnet81'"),
+        (("--encoder", "resnet18"), 'encoder must be "classifier" or "timm:NAME"'),
+        (("--labelled",), "one folder per class"),
+        (("--steps", "0"), "must be at least 1"),
+        (("--precision", "fp8"), "fp8"),
+    ],
+)
+def test_refusals(
+    work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in error_of(capsys, work, *arguments)
+
+
+def test_an_empty_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "empty").mkdir()
+    assert "must hold images, got none" in error_of(capsys, work, "--data", work / "empty")
+
+
+def test_strict(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (work / "pictures").glob("*.png"):
+        path.write_bytes(b"damaged")
+    message = error_of(capsys, work, "--steps", "1", "--strict")
+    assert ".png: cannot identify image file" in message
+    assert "must hold an image that can be read" in error_of(capsys, work, "--steps", "1")

@@ -1,0 +1,118 @@
+"""Images from memory, and from any data set."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from usu_captum._image_space import ImageSpace
+from usu_captum.ranking._images import UNLABELLED, Sample, UnreadableImageError, to_space
+
+
+class ArrayImages:
+    """Images in memory: uint8 pixels, brought into the model's space one by one.
+
+    Args:
+        images: uint8 (N, H, W, C) or (N, H, W).
+        labels: (N,) integers, or ``None``.
+        input_shape: (C, H, W) the model takes; the images must have it.
+        space: How raw pixels in [0, 1] become the model's inputs.
+
+    Raises:
+        TypeError: If the images are not uint8.
+        ValueError: If there are none, or shapes do not fit.
+
+    Example:
+        >>> white = np.full((5, 8, 8, 3), 255, dtype=np.uint8)
+        >>> float(ArrayImages(white, None, (3, 8, 8), ImageSpace((0.5,), (0.5,)))[0].image.max())
+        1.0
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        labels: Any,
+        input_shape: tuple[int, int, int],
+        space: ImageSpace,
+    ) -> None:
+        pixels = np.asarray(images)
+        if pixels.dtype != np.uint8:
+            raise TypeError(f"images must be uint8, got {pixels.dtype}.")
+        pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+        channels, height, width = input_shape
+        if pixels.shape[1:] != (height, width, channels) or len(pixels) == 0:
+            raise ValueError(
+                f"images must have shape (N, {height}, {width}, {channels}), as the network has, "
+                f"got {np.asarray(images).shape}."
+            )
+        self.images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+        self.labels = None if labels is None else np.asarray(labels).astype(np.int64)
+        if self.labels is not None and self.labels.shape != (len(pixels),):
+            raise ValueError(f"labels must have shape ({len(pixels)},), got {self.labels.shape}.")
+        self.space = space
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        label = UNLABELLED if self.labels is None else int(self.labels[index])
+        return Sample(to_space(self.images[index], self.space), label)
+
+    def fingerprint(self) -> str:
+        """Return a digest of all pixels and labels."""
+        digest = hashlib.sha256(self.images.contiguous().numpy().tobytes())
+        digest.update(b"" if self.labels is None else self.labels.tobytes())
+        return digest.hexdigest()
+
+
+class DatasetImages:
+    """Any map-style data set of images (C, H, W) in the model's space, or (image, label) pairs.
+
+    Args:
+        dataset: Anything with a length and items.
+        input_shape: (C, H, W) each image must have.
+
+    Raises:
+        ValueError: If it is empty.
+
+    Example:
+        >>> len(DatasetImages(torch.utils.data.TensorDataset(torch.rand(5, 1, 8, 8)), (1, 8, 8)))
+        5
+    """
+
+    def __init__(self, dataset: Any, input_shape: tuple[int, int, int]) -> None:
+        if len(dataset) == 0:
+            raise ValueError("dataset must hold images, got none.")
+        self.dataset, self.input_shape = dataset, input_shape
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            item = self.dataset[index]
+        except (OSError, SyntaxError) as error:
+            raise UnreadableImageError(f"item {index}: {' '.join(str(error).split())}") from error
+        parts = item if isinstance(item, tuple | list) else (item,)
+        image = parts[0]
+        if not isinstance(image, Tensor) or tuple(image.shape) != tuple(self.input_shape):
+            what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(
+                f"dataset must give tensors of shape {tuple(self.input_shape)}, got {what} for "
+                f"item {index}. Try a transform."
+            )
+        return Sample(image.float(), int(parts[1]) if len(parts) > 1 else UNLABELLED)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the length and of items spread over the data set."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for index in sorted({int(i) for i in np.linspace(0, len(self) - 1, 16)}):
+            try:
+                image, label = self[index]
+            except UnreadableImageError as error:
+                digest.update(str(error).encode())
+                continue
+            digest.update(image.contiguous().numpy().tobytes() + str(label).encode())
+        return digest.hexdigest()

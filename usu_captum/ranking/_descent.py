@@ -1,0 +1,75 @@
+"""Steps that touch nothing but their own parameters."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) on given gradients, since ``.grad`` is not ours to write.
+
+    Args:
+        parameters: Tensors to step in place.
+        rate: The learning rate.
+
+    Example:
+        >>> weight = torch.zeros(2)
+        >>> Adam([weight], 0.5).step([torch.tensor([3.0, -1e-3])])
+        >>> weight
+        tensor([-0.5000,  0.5000])
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], rate: float) -> None:
+        self._parameters, self._rate, self._steps = parameters, rate, 0
+        self._first = [torch.zeros_like(p) for p in parameters]
+        self._second = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, grads: Sequence[Tensor | None]) -> None:
+        """Step every parameter in place; raise ``ValueError`` where a gradient is missing."""
+        self._steps += 1
+        slots = zip(self._parameters, grads, self._first, self._second, strict=True)
+        for parameter, grad, first, second in slots:
+            if grad is None:
+                raise ValueError(
+                    f"maps must depend on every parameter, got one of shape "
+                    f"{tuple(parameter.shape)} that they do not depend on. Try leaving it out."
+                )
+            first.lerp_(grad, 0.1)
+            second.lerp_(grad.square(), 0.001)
+            mean = first / (1 - 0.9**self._steps)
+            size = (second / (1 - 0.999**self._steps)).sqrt()
+            # Gradients of saturated classifiers are tiny, and so must the floor be.
+            parameter.sub_(self._rate * mean / (size + 1e-12))
+
+
+@contextmanager
+def undisturbed(forward_func: Callable[..., Any], device: torch.device) -> Iterator[None]:
+    """Put a module in evaluation mode; afterwards restore it and the random state.
+
+    Args:
+        forward_func: A module, a method of one, or any function, which is left alone.
+        device: Whose random state is kept, beside the CPU's.
+
+    Example:
+        >>> layer = torch.nn.Dropout()
+        >>> with undisturbed(layer, torch.device("cpu")):
+        ...     print(layer.training)
+        False
+        >>> layer.training
+        True
+    """
+    owner = getattr(forward_func, "__self__", forward_func)
+    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
+    modes = [module.training for module in modules]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            for module in modules:
+                module.training = False
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode

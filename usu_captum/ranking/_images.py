@@ -1,0 +1,146 @@
+"""What training reads, and the first kind of it: a folder of pictures."""
+
+import hashlib
+import struct
+import warnings
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from usu_captum._image_space import ImageSpace
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+UNLABELLED = -1
+# What Pillow's decoders raise on damaged or hostile bytes; a bomb is a ValueError's sibling.
+DAMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error)
+
+
+class UnreadableImageError(ValueError):
+    """An image that cannot be read; the message names it."""
+
+
+class Sample(NamedTuple):
+    """One image (C, H, W) in the model's space, and its class or ``UNLABELLED``."""
+
+    image: Tensor
+    label: int
+
+
+class ImageSource(Protocol):
+    """What training reads: like a map-style ``torch.utils.data.Dataset``, and knowing itself.
+
+    ``source[i]`` is a :class:`Sample` or raises :class:`UnreadableImageError`.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes with the data."""
+        ...
+
+
+class FolderImages:
+    """All images in and below a folder, in the order of their names.
+
+    Pictures are scaled on their short side and cut centrally, RGB or grey as the model has it.
+
+    Args:
+        folder: Where to look.
+        input_shape: (C, H, W) the model takes; C is 1 or 3.
+        space: How raw pixels in [0, 1] become the model's inputs.
+        labelled: Read classes from the names of the first level of folders, in sorted order, as
+            torchvision does.
+
+    Raises:
+        ValueError: If there is no image, or C is neither 1 nor 3.
+
+    Cost:
+        Lists the folder; images are read one by one, when asked for.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from PIL import Image
+        >>> with TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (40, 30), "white").save(Path(folder) / "white.png")
+        ...     images = FolderImages(Path(folder), (3, 8, 8), ImageSpace((0.5,), (0.5,)))
+        ...     image, label = images[0]
+        >>> tuple(image.shape), float(image.min()), label
+        ((3, 8, 8), 1.0, -1)
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        input_shape: tuple[int, int, int],
+        space: ImageSpace,
+        *,
+        labelled: bool = False,
+    ) -> None:
+        if input_shape[0] not in (1, 3):
+            raise ValueError(f"input_shape must have 1 or 3 channels, got {input_shape}.")
+        self.folder, self.input_shape, self.space = Path(folder), input_shape, space
+        if not self.folder.is_dir():
+            raise ValueError(f"folder must be a folder of images, got {str(folder)!r}.")
+        self.files = sorted(
+            path
+            for path in self.folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        if not self.files:
+            raise ValueError(
+                f"folder must hold images, got none in or below {str(folder)!r}. Known suffixes: "
+                f"{', '.join(sorted(SUFFIXES))}."
+            )
+        self._classes: dict[str, int] = {}
+        if labelled:
+            loose = [p for p in self.files if p.parent == self.folder]
+            if loose:
+                raise ValueError(
+                    f"labelled images must lie in one folder per class, got {loose[0].name!r} "
+                    "beside them. Try labelled=False."
+                )
+            names = sorted({p.relative_to(self.folder).parts[0] for p in self.files})
+            self._classes = {name: i for i, name in enumerate(names)}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        from PIL import Image, ImageOps
+
+        path = self.files[index]
+        name = path.relative_to(self.folder)
+        _, height, width = self.input_shape
+        mode = "L" if self.input_shape[0] == 1 else "RGB"
+        try:
+            with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
+                picture = ImageOps.exif_transpose(opened).convert(mode)
+        except (*DAMAGE, Image.DecompressionBombError) as error:
+            reason = " ".join(str(error).split())
+            raise UnreadableImageError(f"{name.as_posix()}: {reason}") from error
+        fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+        raw = torch.from_numpy(np.asarray(fitted).reshape(height, width, -1).copy())
+        label = self._classes.get(name.parts[0], UNLABELLED)
+        return Sample(to_space(raw.permute(2, 0, 1), self.space), label)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the files' names and sizes."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            name = path.relative_to(self.folder).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+
+def to_space(raw: Tensor, space: ImageSpace) -> Tensor:
+    """Return uint8 pixels (C, H, W) as an image in a space."""
+    image = raw.float() / 255
+    if not space.normalised:
+        return image
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (space.mean, space.std))
+    return (image - mean) / std

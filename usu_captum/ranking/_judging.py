@@ -1,0 +1,113 @@
+"""How good the maps of held-out images are, by hard deletion and insertion."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usu_captum._image_space import ImageSpace
+from usu_captum.ranking._classes import logits_of
+from usu_captum.ranking._images import ImageSource, UnreadableImageError
+from usu_captum.ranking._network import RankingNetwork
+from usu_captum.ranking._references import reference_images
+from usu_core import metrics
+from usu_core.scoring import class_scores
+
+STEPS = 20
+
+
+class TargetScore:
+    """A classifier's score for one class per example, as the metrics ask for it.
+
+    Args:
+        classifier: Images (N, C, H, W) to logits (N, classes).
+        targets: (B,).
+
+    Example:
+        >>> score = TargetScore(torch.nn.Flatten(), torch.tensor([1]))
+        >>> score.evaluate(torch.tensor([[[2.0, 3.0]]]), torch.tensor([0]), "logit")
+        tensor([3.])
+    """
+
+    def __init__(self, classifier: Any, targets: Tensor) -> None:
+        self._classifier, self._targets = classifier, targets
+
+    def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
+        """Score images (N, C, H, W) made from examples (N,); see ``ModelScore``."""
+        scores = class_scores(self._classifier(images), output)
+        return scores.gather(1, self._targets[example][:, None])[:, 0]
+
+
+def judge(
+    network: RankingNetwork,
+    classifier: Any,
+    images: Tensor,
+    *,
+    references: tuple[str, ...],
+    space: ImageSpace | None,
+) -> Tensor:
+    """Return deletion and insertion of the maps for each image's top-1 class.
+
+    Pixels are removed in 20 equal steps; softmax probability; mean over the references. The
+    network should be in evaluation mode.
+
+    Args:
+        network: Makes the maps.
+        classifier: Judges them.
+        images: (B, C, H, W).
+        references: Names, as in :func:`reference_images`.
+        space: Where the images live.
+
+    Returns:
+        (B, 2): deletion, lower is better, and insertion, higher is better.
+
+    Cost:
+        ``42 B`` classifier passes per reference, and one pass of the network.
+    """
+    targets = logits_of(classifier, images, network.config.classes).argmax(1)
+    with torch.no_grad():
+        maps = network(images, targets)[:, 0].float()
+    score = TargetScore(classifier, targets)
+    found = []
+    for name in references:
+        fill = reference_images(images, name, space)
+        removed = metrics.deletion(score, images, maps, reference=fill, steps=STEPS)
+        revealed = metrics.insertion(score, images, maps, reference=fill, steps=STEPS)
+        found.append(torch.stack([removed.auc, revealed.auc], 1))
+    return torch.stack(found).mean(0)
+
+
+def judge_source(
+    network: RankingNetwork,
+    classifier: Any,
+    source: ImageSource,
+    *,
+    references: tuple[str, ...],
+    space: ImageSpace | None,
+    batch_size: int,
+    device: torch.device,
+    process: int = 0,
+    processes: int = 1,
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Sum :func:`judge` over this process's share of a source.
+
+    Returns:
+        (3,): the sums of deletion and insertion and the number of images, float64; and what could
+        not be read.
+    """
+    total = torch.zeros(3, dtype=torch.float64)
+    unreadable: list[str] = []
+    mine = range(process, len(source), processes)
+    for start in range(0, len(mine), batch_size):
+        images = []
+        for index in mine[start : start + batch_size]:
+            try:
+                images.append(source[index].image)
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+        if images:
+            batch = torch.stack(images).to(device)
+            values = judge(network, classifier, batch, references=references, space=space)
+            total[:2] += values.double().sum(0).cpu()
+            total[2] += len(images)
+    return total, tuple(unreadable)

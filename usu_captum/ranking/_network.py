@@ -1,0 +1,147 @@
+"""The network that ranks pixels: an encoder, a class, a decoder."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from usu_captum._models import evaluating
+from usu_captum.ranking._classifier_features import ClassifierEncoder, default_stages
+from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditioning, head_rows
+from usu_captum.ranking._decoder import Decoder, resized
+from usu_captum.ranking._network_config import CLASSIFIER, NetworkConfig
+from usu_captum.ranking._timm_encoder import TimmEncoder
+
+
+class RankingNetwork(nn.Module):
+    """Images and classes to one score per pixel; higher is more important.
+
+    Scores are an order, neither mass nor density: sums and means of them say nothing.
+
+    Args:
+        config: Its sizes.
+        encoder: Images (B, C, H, W) to a list of maps, finest first.
+        conditioning: Targets (B,) to (B, class_width).
+
+    Shape:
+        images (B, C, H, W), targets (B,) -> (B, 1, H, W)
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> network = build_network(NetworkConfig(2, (1, 8, 8)), net)
+        >>> network(torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 0])).shape
+        torch.Size([3, 1, 8, 8])
+    """
+
+    def __init__(self, config: NetworkConfig, encoder: nn.Module, conditioning: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.conditioning = conditioning
+        with evaluating(encoder), torch.no_grad():
+            stages = encoder(torch.zeros(1, *config.input_shape))
+        self.decoder = Decoder(
+            [stage.shape[1] for stage in stages],
+            class_width=config.class_width,
+            middle=config.middle,
+            width=config.width,
+            head=config.head,
+            readout=config.readout,
+            norm=config.norm,
+            dropout=config.dropout,
+        )
+        fits = isinstance(conditioning, HeadConditioning) and (
+            conditioning.rows.shape[1] == stages[-1].shape[1] and min(stages[-1].shape[2:]) > 1
+        )
+        if config.prior == "cam" and not fits:
+            raise ValueError(
+                'prior must not be "cam" unless the last stage is what the head\'s rows weigh, got '
+                f'{stages[-1].shape[1]} channels. Try prior="auto".'
+            )
+        if config.prior == "auto":
+            self.config = dataclasses.replace(config, prior="cam" if fits else "flat")
+        self.gain = nn.Parameter(torch.ones(())) if self.config.prior == "cam" else None
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Rank the pixels of ``images`` for ``targets``."""
+        return self.decode(self.encoder(images), targets)
+
+    def decode(self, stages: Sequence[Tensor], targets: Tensor) -> Tensor:
+        """Rank pixels by features that the encoder gave; several classes can share them."""
+        description = self.conditioning(targets)
+        height, width = self.config.input_shape[1:]
+        scores: Tensor = self.decoder(stages, description, (height, width))
+        if self.gain is None:
+            return scores
+        return scores + self.gain * self._activation_map(stages[-1], targets, (height, width))
+
+    def _activation_map(self, features: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:
+        """Weigh features (B, C, h, w) by the head's rows; mean 0 and deviation 1 per image."""
+        rows: Any = self.conditioning.rows
+        # Half precision would give neighbouring pixels one score, and so no order.
+        with torch.autocast(features.device.type, enabled=False):
+            cells = (features.float() * rows[targets].float()[:, :, None, None]).sum(
+                1, keepdim=True
+            )
+        mean, spread = cells.mean((2, 3), keepdim=True), cells.std((2, 3), keepdim=True)
+        return resized((cells - mean) / (spread + torch.finfo(cells.dtype).eps), size)
+
+
+def build_network(
+    config: NetworkConfig,
+    classifier: Any = None,
+    *,
+    encoder_weights: Path | None = None,
+    pretrained: bool = False,
+) -> RankingNetwork:
+    """Build a network for a classifier, with a fresh decoder.
+
+    Args:
+        config: Its sizes. Layers of the classifier that are not named are chosen, and named in
+            ``network.config``.
+        classifier: The module to explain; needed for its features and for its head's rows.
+        encoder_weights: A local safetensors file for a timm encoder.
+        pretrained: Let timm download its own weights.
+
+    Raises:
+        TypeError: If the classifier is needed and is no module.
+        ValueError: If it does not fit the configuration.
+
+    Cost:
+        Up to two forward passes of the classifier on one image of zeros.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> build_network(NetworkConfig(2, (1, 8, 8)), net).config.layers
+        ('1',)
+    """
+    needed = config.encoder == CLASSIFIER or config.conditioning == "head"
+    if needed and not isinstance(classifier, nn.Module):
+        raise TypeError(
+            f"classifier must be a module for encoder={config.encoder!r} and conditioning="
+            f'{config.conditioning!r}, got {type(classifier).__name__}. Try encoder="timm:NAME" '
+            'with conditioning="embedding".'
+        )
+    encoder: nn.Module
+    if config.encoder == CLASSIFIER:
+        if not config.layers:
+            probe = torch.zeros(1, *config.input_shape)
+            config = dataclasses.replace(config, layers=default_stages(classifier, probe))
+        encoder = ClassifierEncoder(classifier, config.layers)
+    else:
+        encoder = TimmEncoder(
+            config.encoder.removeprefix("timm:"),
+            input_shape=config.input_shape,
+            weights=encoder_weights,
+            pretrained=pretrained,
+            trainable=config.trainable,
+        )
+    conditioning: nn.Module = (
+        HeadConditioning(head_rows(classifier, config.classes), config.class_width)
+        if config.conditioning == "head"
+        else EmbeddingConditioning(config.classes, config.class_width)
+    )
+    return RankingNetwork(config, encoder, conditioning)

@@ -1,0 +1,296 @@
+"""Fit a map to one image: a few steps down the ranking objective, the best one kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usu_captum._image_space import ImageSpace
+from usu_captum.ranking._descent import Adam, undisturbed
+from usu_captum.ranking._masks import Grid
+from usu_captum.ranking._objective import ObjectiveValue, RankingObjective
+from usu_captum.ranking._references import reference_images
+from usu_core._checks import check_count, check_finite, check_float_tensor, check_positive
+
+GRIDS = (14, 28, 7)
+NAMES = ("black", "mean", "blur")
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The best map of each example.
+
+    Attributes:
+        maps: (B, 1, H, W).
+        losses: (n_steps + 1, B), the objective of every iterate on the judging grids.
+        best: (B,) int64, the iterate that was kept; 0 is the map that was given.
+    """
+
+    maps: Tensor
+    losses: Tensor
+    best: Tensor
+
+
+def refine(
+    forward_func: Callable[..., Any],
+    images: Tensor,
+    maps: Tensor | None = None,
+    *,
+    target: int | Sequence[int] | Tensor,
+    n_steps: int = 3,
+    objective: RankingObjective | None = None,
+    grids: Sequence[Grid] = GRIDS,
+    references: str | Tensor | Sequence[str | Tensor] = NAMES,
+    space: ImageSpace | None = None,
+    learning_rate: float = 0.1,
+    judge_grids: Sequence[Grid] | None = None,
+    additional_forward_args: Any = None,
+) -> Refined:
+    """Improve maps by gradient steps on deletion and insertion of their own image.
+
+    Needs no training: starts from nothing, or from any map of any method. The values of pixels
+    are optimised with Adam, in units of each map's standard deviation. What comes back was
+    optimised for deletion and insertion, so these two are no independent evidence for it.
+
+    Args:
+        forward_func: Images (N, C, H, W) to logits or probabilities (N, classes). A module is put
+            in evaluation mode and afterwards back as it was.
+        images: (B, C, H, W).
+        maps: (B, 1, H, W), where to start; ``None`` starts from zero.
+        target: The class, one for all or one for each example, or (B, K) to average over K.
+        n_steps: Gradient steps; 0 only judges the map.
+        objective: What to descend; the default sorts a grid with :class:`GumbelSinkhorn`. Its
+            noise is off.
+        grids: The grids of the steps, in turn. Grids finer than the image are cut to its pixels.
+        references: Names as in :func:`reference_images`, or tensors; the objective is averaged
+            over all.
+        space: Where the images live; needed for ``"black"`` and ``"mean"``.
+        learning_rate: Step of a pixel in standard deviations of the map (of 1 for a flat map).
+        judge_grids: Losses of different grids do not compare, so every iterate is judged on
+            these, by default the first of ``grids``.
+        additional_forward_args: Passed on; tensors with one entry per example follow it.
+
+    Returns:
+        For each example the iterate with the lowest loss, and all losses.
+
+    Raises:
+        ValueError: If shapes do not match, a number is out of range, values are not finite, or
+            the classifier has no gradient.
+        TypeError: If tensors or the target are of another type.
+
+    Cost:
+        With R references and S = ``2 (n_percentiles - 2)``: R B S forward and backward passes per
+        step, R B S forward passes for each iterate and judging grid, but for those that are the
+        step's own, and (R + 1) B for the ends.
+
+    Example:
+        >>> images = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]])
+        >>> result = refine(
+        ...     lambda x: x.sum((1, 2, 3)), images, target=0, references=torch.zeros(1),
+        ...     objective=RankingObjective(smoothing=0.0),
+        ... )
+        >>> int(result.maps.argmax()), bool(result.losses.min() < result.losses[0])
+        (0, True)
+    """
+    check_float_tensor("images", images)
+    if images.dim() != 4 or len(images) == 0:
+        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
+    check_positive("learning_rate", learning_rate)
+    # Tensors made in inference mode cannot be differentiated, their copies outside it can.
+    with torch.inference_mode(False):
+        images = images.detach().clone()
+        start = _start(images, maps)
+        spread = start.std((1, 2, 3), correction=0, keepdim=True)
+        scale = spread.where(spread > 0, 1.0)
+        change = torch.zeros_like(start).requires_grad_()
+        return refine_with(
+            lambda: start + scale * change,
+            [change],
+            forward_func,
+            images,
+            targets=as_targets(target, images),
+            references=stack_references(images, references, space),
+            n_steps=n_steps,
+            objective=objective,
+            grids=grids,
+            learning_rate=learning_rate,
+            judge_grids=judge_grids,
+            additional_forward_args=additional_forward_args,
+        )
+
+
+def refine_with(
+    make_maps: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    forward_func: Callable[..., Any],
+    images: Tensor,
+    *,
+    targets: Tensor,
+    references: Tensor,
+    n_steps: int = 3,
+    objective: RankingObjective | None = None,
+    grids: Sequence[Grid] = GRIDS,
+    learning_rate: float = 1e-4,
+    judge_grids: Sequence[Grid] | None = None,
+    additional_forward_args: Any = None,
+) -> Refined:
+    """Improve whatever makes the maps; :func:`refine` with the parameters left open.
+
+    Args:
+        make_maps: Makes maps (B, 1, H, W) from the parameters as they are at the call.
+        parameters: Tensors that the maps depend on. They are stepped in place, and put back with
+            their ``requires_grad`` at the end; ``.grad`` is not touched.
+        forward_func: As in :func:`refine`.
+        images: As there.
+        targets: (B,) or (B, K) int64.
+        references: (R, B, C, H, W) or (B, C, H, W).
+        n_steps: As there.
+        objective: As there.
+        grids: As there.
+        learning_rate: Adam's, in the parameters' units.
+        judge_grids: As there.
+        additional_forward_args: As there.
+
+    Returns:
+        As :func:`refine`. With several examples the parameters descend the sum of their losses.
+
+    Raises:
+        ValueError: As :func:`refine`, and if the maps do not depend on a parameter.
+
+    Cost:
+        As :func:`refine`, and ``n_steps + 1`` calls of ``make_maps``.
+
+    Example:
+        >>> images, weights = torch.eye(2)[None, None], torch.zeros(2, requires_grad=True)
+        >>> result = refine_with(
+        ...     lambda: weights.view(1, 1, 1, 2).expand(1, 1, 2, 2), [weights],
+        ...     lambda x: x[:, :, 0, 0], images, targets=torch.tensor([0]),
+        ...     references=images * 0, learning_rate=0.1,
+        ...     objective=RankingObjective(smoothing=0.0),
+        ... )
+        >>> bool(result.maps[0, 0, 0, 0] > result.maps[0, 0, 0, 1]), weights
+        (True, tensor([0., 0.], requires_grad=True))
+    """
+    check_count("n_steps", n_steps, 0)
+    check_positive("learning_rate", learning_rate)
+    cycle = _cut("grids", grids, images)
+    judges = cycle[:1] if judge_grids is None else _cut("judge_grids", judge_grids, images)
+    goal = RankingObjective() if objective is None else objective
+    options: Any = {"references": references, "additional_forward_args": additional_forward_args}
+    saved = [(p.detach().clone(), p.requires_grad) for p in parameters]
+    try:
+        with (
+            undisturbed(forward_func, images.device),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            for parameter in parameters:
+                parameter.requires_grad_()
+            options["ends"] = goal.ends(forward_func, images, targets, **options)
+
+            def judge(maps: Tensor, grid: Grid) -> ObjectiveValue:
+                return goal(
+                    forward_func, images, maps, targets, grid=grid, noise_scale=0.0, **options
+                )
+
+            return _descend(make_maps, parameters, judge, n_steps, cycle, judges, learning_rate)
+    finally:
+        with torch.no_grad():
+            for parameter, (value, flag) in zip(parameters, saved, strict=True):
+                parameter.copy_(value)
+                parameter.requires_grad_(flag)
+
+
+def _descend(
+    make_maps: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    judge: Callable[[Tensor, Grid], ObjectiveValue],
+    n_steps: int,
+    grids: list[Grid],
+    judge_grids: list[Grid],
+    learning_rate: float,
+) -> Refined:
+    adam = Adam(parameters, learning_rate)
+    losses: list[Tensor] = []
+    kept, best = torch.empty(0), torch.empty(0)
+    for step in range(n_steps + 1):
+        maps = make_maps()
+        check_finite("maps", maps)
+        last = step == n_steps
+        descended = None if last else judge(maps, grids[step % len(grids)]).total
+        judged = []
+        for grid in judge_grids:
+            if descended is not None and grid == grids[step % len(grids)]:
+                judged.append(descended.detach())
+            else:
+                with torch.no_grad():
+                    judged.append(judge(maps.detach(), grid).total)
+        losses.append(torch.stack(judged).mean(0))
+        if step == 0:
+            kept, best = maps.detach().clone(), torch.zeros_like(losses[0], dtype=torch.long)
+        else:
+            better = losses[-1] < torch.stack(losses[:-1]).amin(0)
+            kept = torch.where(better.view(-1, 1, 1, 1), maps.detach(), kept)
+            best = best.masked_fill(better, step)
+        if descended is not None:
+            adam.step(torch.autograd.grad(descended.sum(), parameters, allow_unused=True))
+    return Refined(kept, torch.stack(losses), best)
+
+
+def as_targets(target: int | Sequence[int] | Tensor, images: Tensor) -> Tensor:
+    """Return targets as (B,) or (B, K) int64 on the images' device."""
+    if isinstance(target, bool) or not isinstance(target, int | list | tuple | Tensor):
+        raise TypeError(
+            f"target must be a class or one per example, got {type(target).__name__}. "
+            "Try target=model(images).argmax(1)."
+        )
+    chosen = torch.as_tensor(target, device=images.device)
+    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype is torch.bool:
+        raise TypeError(f"target must hold integers, got {chosen.dtype}. Try .long().")
+    chosen = chosen.expand(len(images)) if chosen.numel() == 1 and chosen.dim() < 2 else chosen
+    if chosen.dim() not in (1, 2) or len(chosen) != len(images):
+        raise ValueError(
+            f"target must be one class, or one row for each of {len(images)} images, got shape "
+            f"{tuple(chosen.shape)}."
+        )
+    return chosen.long()
+
+
+def stack_references(
+    images: Tensor,
+    references: str | Tensor | Sequence[str | Tensor],
+    space: ImageSpace | None,
+) -> Tensor:
+    """Return all references of all images, (R, B, C, H, W)."""
+    if isinstance(references, Tensor) and references.dim() == 5:
+        return references
+    every = [references] if isinstance(references, str | Tensor) else list(references)
+    if not every:
+        raise ValueError("references must name at least one, got none. Try ('blur',).")
+    return torch.stack([reference_images(images, one, space) for one in every])
+
+
+def _start(images: Tensor, maps: Tensor | None) -> Tensor:
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    wanted = (len(images), 1, *images.shape[2:])
+    if maps is None:
+        return torch.zeros(wanted, dtype=dtype, device=images.device)
+    check_float_tensor("maps", maps)
+    if tuple(maps.shape) != wanted:
+        raise ValueError(
+            f"maps must have shape {wanted}, one channel of the images' size, got "
+            f"{tuple(maps.shape)}. Try maps.sum(1, keepdim=True), or an upsampler."
+        )
+    check_finite("maps", maps)
+    return maps.detach().to(images.device, dtype, copy=True)
+
+
+def _cut(name: str, grids: Sequence[Grid], images: Tensor) -> list[Grid]:
+    """Return grids that are at most as fine as the images."""
+    if not grids:
+        raise ValueError(f"{name} must hold at least one grid, got none. Try (14, 28, 7).")
+    height, width = images.shape[2:]
+    pairs = [(g, g) if isinstance(g, int) else (g[0], g[1]) for g in grids]
+    return [(min(rows, height), min(columns, width)) for rows, columns in pairs]

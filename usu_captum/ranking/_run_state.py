@@ -1,0 +1,137 @@
+"""The state of a run: everything it needs to go on as if it had never stopped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from usu_captum.ranking._checkpoint import load_checkpoint, save_checkpoint
+from usu_captum.ranking._network import RankingNetwork
+from usu_captum.ranking._network_files import network_facts, network_state, restore_network
+
+STATE = "training.safetensors"
+EXPLAINER = "explainer.safetensors"
+CURVES = "curves.csv"
+PICTURE = "curves.png"
+
+
+@dataclass
+class RunState:
+    """How far a run is, beside the weights.
+
+    Random numbers are no part of it: a step's draws depend on the seed and its number alone.
+    """
+
+    step: int = 0
+    best: dict[str, float] | None = None
+    evaluations_without_gain: int = 0
+    finished: bool = False
+    unreadable: list[str] = field(default_factory=list)
+
+    def note_unreadable(self, names: tuple[str, ...] | list[str]) -> None:
+        """Remember images by name, each once."""
+        self.unreadable += [name for name in dict.fromkeys(names) if name not in self.unreadable]
+
+
+def save_run(
+    folder: Path,
+    state: RunState,
+    network: RankingNetwork,
+    optimiser: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> None:
+    """Write weights, the optimiser's moments and the state into one file, atomically."""
+    moments = optimiser.state_dict()
+    tensors = {f"network.{name}": value for name, value in network_state(network).items()}
+    for index, slots in moments["state"].items():
+        for slot, value in slots.items():
+            tensors[f"optimiser.{index}.{slot}"] = torch.as_tensor(value)
+    save_checkpoint(
+        folder / STATE,
+        tensors,
+        {
+            **identity,
+            "step": state.step,
+            "best": state.best,
+            "evaluations_without_gain": state.evaluations_without_gain,
+            "finished": state.finished,
+            "unreadable": state.unreadable,
+        },
+    )
+
+
+def resume_run(
+    folder: Path,
+    network: RankingNetwork,
+    optimiser: torch.optim.Optimizer,
+    identity: Mapping[str, Any],
+) -> RunState:
+    """Return where a run in ``folder`` stopped, with weights and moments put back.
+
+    A folder without a run gives a new one.
+
+    Raises:
+        ValueError: If the run there is another: of other data, settings, classes or architecture.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return RunState()
+    tensors, facts = load_checkpoint(path)
+    differing = [
+        f"{name} {before!r}, now {after!r}"
+        for name, before, after in _differences("", _identity(facts, identity), identity)
+    ]
+    if differing:
+        raise ValueError(
+            f"out_dir must be empty or hold this same run, got one with {'; '.join(differing)} in "
+            f"{str(folder)!r}. Try another folder."
+        )
+    restore_network(network, _under("network.", tensors))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under("optimiser.", tensors).items():
+        index, slot = name.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = value
+    optimiser.load_state_dict(
+        {"state": slots, "param_groups": optimiser.state_dict()["param_groups"]}
+    )
+    return RunState(
+        step=facts["step"],
+        best=facts["best"],
+        evaluations_without_gain=facts["evaluations_without_gain"],
+        finished=facts["finished"],
+        unreadable=facts["unreadable"],
+    )
+
+
+def identify_run(
+    network: RankingNetwork, settings: Mapping[str, Any], data: Mapping[str, Any], processes: int
+) -> dict[str, Any]:
+    """Return what must be the same for a run to go on, and the versions, which may change."""
+    return {**network_facts(network), "training": settings, "data": data, "processes": processes}
+
+
+def _identity(facts: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: facts.get(name) for name in like}
+
+
+def _differences(name: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:
+    """Return the leaves that differ, by dotted name; JSON has lists for tuples."""
+    if name == "versions":
+        return []
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys = dict.fromkeys((*before, *after))
+        prefix = f"{name}." if name else ""
+        return [
+            found
+            for key in keys
+            for found in _differences(f"{prefix}{key}", before.get(key), after.get(key))
+        ]
+    old, new = (list(v) if isinstance(v, tuple) else v for v in (before, after))
+    return [] if old == new else [(name, old, new)]
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

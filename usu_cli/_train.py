@@ -1,0 +1,122 @@
+"""``usu train-explainer``: fit a ranking network to a person's classifier and images."""
+
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from usu_captum import ImageSpace
+from usu_captum.ranking import (
+    NetworkConfig,
+    TrainingConfig,
+    build_network,
+    open_images,
+    split_images,
+    train_explainer,
+)
+from usu_cli._errors import UsageError, one_line
+from usu_cli._models import check_size, load_classifier
+from usu_cli._report import prepare_folder
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What was asked for on the command line; see ``usu train-explainer --help``."""
+
+    data: Path
+    model: str
+    out: Path
+    arch: str | None = None
+    weights: Path | None = None
+    held_out: int = 100
+    labelled: bool = False
+    encoder: str = "classifier"
+    encoder_weights: Path | None = None
+    conditioning: str = "head"
+    steps: int = 2000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    precision: str = "no"
+    seed: int = 0
+    evaluate_every: int = 200
+    checkpoint_every: int = 200
+    patience: int = 0
+    workers: int = 0
+    strict: bool = False
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    size: int | None = None
+
+
+def run_train(options: TrainOptions) -> None:
+    """Train, or go on with a run that was stopped, and say where the network is.
+
+    Raises:
+        UsageError: if anything named does not exist or does not fit, or training cannot go on.
+    """
+    prepare_folder(options.out)
+    classifier = load_classifier(options.model, arch=options.arch, weights=options.weights)
+    look = classifier.preprocessing.changed(size=options.size, mean=options.mean, std=options.std)
+    if options.size is not None:
+        check_size(classifier, options.size)
+    shape = (3, look.size, look.size)
+    space = ImageSpace(look.mean, look.std)
+    try:
+        source = open_images(options.data, shape, space, labelled=options.labelled)
+        data, held_out = split_images(source, options.held_out, options.seed)
+        # The decoder starts at random: a run that is called again must start alike.
+        torch.manual_seed(options.seed)
+        network = build_network(
+            NetworkConfig(
+                classifier.outputs,
+                shape,
+                encoder=options.encoder,
+                conditioning=options.conditioning,
+            ),
+            classifier.model,
+            encoder_weights=options.encoder_weights,
+            pretrained=options.encoder != "classifier" and options.encoder_weights is None,
+        )
+        config = TrainingConfig(
+            steps=options.steps,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            precision=options.precision,
+            seed=options.seed,
+            evaluate_every=options.evaluate_every,
+            checkpoint_every=options.checkpoint_every,
+            patience=options.patience,
+            workers=options.workers,
+            strict=options.strict,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ images could not be read")
+            result = train_explainer(
+                classifier.model, network, data, config, options.out, space=space,
+                held_out=held_out,
+            )  # fmt: skip
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        raise UsageError(one_line(error)) from error
+    if not _is_first_process():
+        return
+    if result.unreadable:
+        print(f"{len(result.unreadable)} of {len(source)} images could not be read:")
+        for name in result.unreadable:
+            print(f"  {name}")
+    if result.best is not None:
+        print(
+            f"best at step {int(result.best['step'])} of {result.steps}: deletion "
+            f"{result.best['deletion']:.4f}, insertion {result.best['insertion']:.4f} on "
+            f"{len(held_out)} held-out images"
+        )
+    print(f"trained explainer: {result.path}")
+
+
+def _is_first_process() -> bool:
+    from accelerate import PartialState
+
+    first: bool = PartialState().is_main_process
+    sys.stdout.flush()
+    return first
