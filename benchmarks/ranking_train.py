@@ -194,14 +194,19 @@ def _images(path: Path, shape: tuple[int, int, int], space: ImageSpace) -> Array
         return ArrayImages(arrays["images"], arrays["labels"], shape, space)
 
 
-def _trained(subject: Subject, folder: Path) -> tuple[RankingNetwork, float]:
-    """Return the network and the processor time of its training, over all sittings."""
+def _trained(subject: Subject, folder: Path) -> tuple[RankingNetwork, float | None]:
+    """Return the network and the processor time of its training, over all sittings.
+
+    The time is not known where a sitting was killed.
+    """
     torch.manual_seed(0)
     shape = tuple(subject.reported[0].image.shape)
     network = build_network(NetworkConfig(10, shape), subject.model)  # type: ignore[arg-type]
     folder.mkdir(parents=True, exist_ok=True)
     clock = folder / "seconds.json"
-    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    begun = (folder / "training.safetensors").exists()
+    before = json.loads(clock.read_text()) if clock.exists() else None if begun else 0.0
+    clock.write_text("null")
     started = time.process_time()
     try:
         result = train_explainer(
@@ -214,8 +219,8 @@ def _trained(subject: Subject, folder: Path) -> tuple[RankingNetwork, float]:
             held_out=subject.tuning,
         )
     finally:
-        seconds = before + time.process_time() - started
-        clock.write_text(json.dumps(round(seconds, 1)))
+        seconds = None if before is None else round(before + time.process_time() - started, 1)
+        clock.write_text(json.dumps(seconds))
     return result.network, seconds
 
 

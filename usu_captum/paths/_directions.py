@@ -17,8 +17,8 @@ class ManipulationPath(NamedTuple):
     """One direction of SAMP.
 
     Attributes:
-        attribution: (B, C, *pixels), mass: with small steps it adds up to the objective at the
-            input minus that at the path's other end.
+        attribution: (B, C, *pixels), mass, meant to add up to the objective at the input minus
+            that at the path's other end; how far it does is the gap.
         scores: (K + 1, B), the objective before the first step and after each. Paths that took
             fewer steps than the longest repeat their last.
         steps: (B,) int64, steps taken until every pixel had arrived.

@@ -37,6 +37,12 @@ class SAMP(PathAttribution):
     gradients at its two ends, which costs nothing more; ``accumulate="momentum"`` is the printed
     form.
 
+    Note:
+        On smooth models the default adds up once steps are short. On deep networks it does not:
+        the search favours gradients that do not last, and the sum was 10 to 80 times the change
+        on ResNets, even with steps of 1 / 200 (``benchmarks/results/samp_tables.json``). Use the
+        map as a ranking there, and look at the gap.
+
     Args:
         forward_func: A module or any function of one image, as in Captum.
         objective: ``"logit"`` (the output as it is), ``"log-probability"``, ``"probability"``, or
@@ -116,7 +122,7 @@ class SAMP(PathAttribution):
 
         Returns:
             Mass of the inputs' shape and dtype; ``.sum(1)`` is the paper's map of pixels. In both
-            directions it adds up to [f(x) - f(baseline)] + [f(x) - f(blur)], in one to its part.
+            directions it stands for [f(x) - f(baseline)] + [f(x) - f(blur)], in one for its part.
             With ``return_convergence_delta`` also the gap to that, (B,).
 
         Raises:
