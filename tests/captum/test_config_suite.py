@@ -12,7 +12,8 @@ import torch
 from captum.attr import LayerAttribution, NoiseTunnel
 from torch import Tensor, nn
 
-from usu_captum import METHODS, patched
+from usu_captum import patched
+from usu_captum._methods import WITH_UPSAMPLER
 
 config = pytest.importorskip("captum.testing.attr.helpers.test_config").config  # Captum 0.9
 
@@ -21,7 +22,7 @@ ENTRIES = [
     for entry in config
     for algorithm in entry["algorithms"]
 ]
-OURS = [p for p in ENTRIES if p.values[1].__name__ in METHODS]
+OURS = [p for p in ENTRIES if p.values[1].__name__ in WITH_UPSAMPLER]
 # These draw new samples for each example of a batch, or permute among its examples.
 SAMPLING = ("Lime", "KernelShap", "ShapleyValueSampling", "FeaturePermutation")
 
@@ -51,7 +52,7 @@ def test_the_table_is_the_one_this_was_written_for() -> None:
 @pytest.mark.parametrize(("entry", "algorithm"), OURS)
 def test_our_class_equals_captums(entry: Any, algorithm: Any, same: Any, seed: Any) -> None:
     theirs = run(algorithm, entry, seed)
-    ours = run(METHODS[algorithm.__name__], entry, seed)
+    ours = run(WITH_UPSAMPLER[algorithm.__name__], entry, seed)
     assert same(theirs, ours)
 
 
@@ -79,7 +80,7 @@ def test_captum_under_the_patch_is_captum(entry: Any, algorithm: Any, same: Any,
 def test_a_batch_equals_its_examples(
     entry: Any, algorithm: Any, under_patch: bool, seed: Any
 ) -> None:
-    cls = algorithm if under_patch else METHODS[algorithm.__name__]
+    cls = algorithm if under_patch else WITH_UPSAMPLER[algorithm.__name__]
     arguments = entry["attribute_args"]
     count = len(first(arguments["inputs"]))
     keep = {"baselines"} if entry.get("baseline_distr") else set()
@@ -119,7 +120,7 @@ def test_hooks_are_gone(entry: Any, algorithm: Any, failure: str | None, hooks: 
     if issubclass(algorithm, LayerAttribution):
         arguments["upsampler"] = "nearest" if failure else None
     model = copy.deepcopy(entry["model"])
-    method = build(METHODS[algorithm.__name__], entry, model)
+    method = build(WITH_UPSAMPLER[algorithm.__name__], entry, model)
     if failure is None:
         method.attribute(**arguments)
     elif failure == "target":

@@ -11,11 +11,12 @@ from captum import attr as captum_attr
 from captum.attr import LayerAttribution, LayerGradCam, NoiseTunnel
 
 import usu_captum
-from usu_captum import METHODS, patch, patched, unpatch
+from usu_captum import patch, patched, unpatch
+from usu_captum._methods import WITH_UPSAMPLER
 
 
 def descriptors() -> dict[str, Any]:
-    classes = {name: getattr(captum_attr, name) for name in METHODS}
+    classes = {name: getattr(captum_attr, name) for name in WITH_UPSAMPLER}
     classes["NoiseTunnel"] = NoiseTunnel
     found = {name: cls.__dict__["attribute"] for name, cls in classes.items()}
     found["interpolate"] = LayerAttribution.__dict__["interpolate"]
@@ -38,7 +39,7 @@ def call(net: Any) -> Any:
     return attribute
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 def test_every_class_accepts_the_keyword(name: str, case: Any, guided: Any, seed: Any) -> None:
     it = case(name)
     target = {"target": 1} if name == "LayerActivation" else {}
@@ -50,7 +51,7 @@ def test_every_class_accepts_the_keyword(name: str, case: Any, guided: Any, seed
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 def test_a_default_reaches_coarse_maps_only(name: str, case: Any, seed: Any) -> None:
     it = case(name)
     seed()

@@ -8,10 +8,11 @@ from captum import attr as captum_attr
 from captum.attr import NoiseTunnel
 from torch.utils.data import DataLoader, TensorDataset
 
-from usu_captum import METHODS, LayerGradCam, Upsampled
+from usu_captum import LayerGradCam, Upsampled
+from usu_captum._methods import WITH_UPSAMPLER
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITH_UPSAMPLER)
 def test_it_equals_the_class(name: str, case: Any, guided: Any, seed: Any) -> None:
     it = case(name)
     target = {"target": 1} if name == "LayerActivation" else {}
@@ -123,16 +124,16 @@ def test_lists_of_layers_are_scored_once(net: Any, guided: Any, monkeypatch: Any
     monkeypatch.setattr(
         type(guided), "score_map", lambda *args: calls.append(1) or score_map(*args)
     )
-    method = METHODS["LayerGradientXActivation"](net, [net.relu, net.relu2])
+    method = WITH_UPSAMPLER["LayerGradientXActivation"](net, [net.relu, net.relu2])
     maps = method.attribute(images, target=1, upsampler=guided)
     assert isinstance(maps, list)
     assert [tuple(fine.shape) for fine in maps] == [(2, 1, 16, 12)] * 2
     assert len(calls) == 1
     for layer, fine in zip((net.relu, net.relu2), maps, strict=True):
-        alone = METHODS["LayerGradientXActivation"](net, layer)
+        alone = WITH_UPSAMPLER["LayerGradientXActivation"](net, layer)
         expected = alone.attribute(images, target=1, upsampler=guided)
         torch.testing.assert_close(fine, expected)
-    activations = METHODS["LayerActivation"](net, [net.relu, net.relu2])
+    activations = WITH_UPSAMPLER["LayerActivation"](net, [net.relu, net.relu2])
     assert len(activations.attribute(images, target=1, upsampler="nearest")) == 2
 
 
@@ -157,7 +158,7 @@ def test_outputs_beside_a_map_are_left_alone() -> None:
             return cells.sum((2, 3)) * means
 
     model = Model()
-    method = METHODS["LayerGradientXActivation"](model, model.two)
+    method = WITH_UPSAMPLER["LayerGradientXActivation"](model, model.two)
     coarse = method.attribute(torch.ones(1, 3, 8, 8), target=1)
     fine = method.attribute(torch.ones(1, 3, 8, 8), target=1, upsampler="nearest")
     assert fine[0].shape == (1, 1, 8, 8)
