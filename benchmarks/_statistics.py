@@ -6,6 +6,13 @@ import numpy as np
 from scipy import stats
 
 
+def signed_rank(difference: np.ndarray[Any, Any]) -> float:
+    """Return Wilcoxon's two-sided p; 1 for fewer than 3 images or no difference at all."""
+    if len(difference) < 3 or not difference.any():
+        return 1.0
+    return float(stats.wilcoxon(difference).pvalue)
+
+
 def paired(difference: np.ndarray[Any, Any], higher_is_better: bool) -> dict[str, float]:
     """Return the mean gain, its bootstrap interval, the win rate and Wilcoxon's two-sided p."""
     gain = difference if higher_is_better else -difference
@@ -17,5 +24,5 @@ def paired(difference: np.ndarray[Any, Any], higher_is_better: bool) -> dict[str
         "low": float(interval.low),
         "high": float(interval.high),
         "wins": float((gain > 0).mean()),
-        "p": float(stats.wilcoxon(gain).pvalue),
+        "p": signed_rank(gain),
     }

@@ -30,6 +30,7 @@ from benchmarks._common import (
     write_json,
 )
 from benchmarks._patch_pca import fit_patch_pca
+from benchmarks._path_methods import with_gap
 from usu_captum.paths import (
     SAMP,
     BlurIG,
@@ -81,26 +82,17 @@ def _measure(name: str, journal: Path) -> None:
 def _methods(
     model: nn.Module, black: Tensor, coder: Any
 ) -> dict[str, Callable[[Tensor, int], tuple[Tensor, Tensor]]]:
-    def run(method: Any, **arguments: Any) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
-        def attribute(image: Tensor, target: int) -> tuple[Tensor, Tensor]:
-            result: tuple[Tensor, Tensor] = method.attribute(
-                image, target=target, return_convergence_delta=True, **arguments
-            )
-            return result
-
-        return attribute
-
     return {
-        "Captum's IntegratedGradients, 50": run(
+        "Captum's IntegratedGradients, 50": with_gap(
             captum.attr.IntegratedGradients(model), baselines=black, internal_batch_size=8
         ),
-        "IntegratedGradients": run(IntegratedGradients(model), baselines=black),
-        "BlurIG": run(BlurIG(model)),
-        "SpectralIG": run(SpectralIG(model), baselines=black),
-        "GuidedIG": run(GuidedIG(model), baselines=black),
-        "ManifoldGuidedIG": run(ManifoldGuidedIG(model, coder), baselines=black),
-        "SAMP": run(SAMP(model)),
-        "SAMPPlusPlus": run(SAMPPlusPlus(model)),
+        "IntegratedGradients": with_gap(IntegratedGradients(model), baselines=black),
+        "BlurIG": with_gap(BlurIG(model)),
+        "SpectralIG": with_gap(SpectralIG(model), baselines=black),
+        "GuidedIG": with_gap(GuidedIG(model), baselines=black),
+        "ManifoldGuidedIG": with_gap(ManifoldGuidedIG(model, coder), baselines=black),
+        "SAMP": with_gap(SAMP(model)),
+        "SAMPPlusPlus": with_gap(SAMPPlusPlus(model)),
     }
 
 

@@ -34,6 +34,7 @@ from benchmarks._common import (
     write_json,
 )
 from benchmarks._patch_pca import PatchPCA, fit_patch_pca
+from benchmarks._path_methods import with_gap
 from benchmarks._statistics import paired
 from usu_captum import ForwardScore, ImageSpace
 from usu_captum.paths import (
@@ -103,15 +104,6 @@ def _methods(
     """Return every method, as a function of an image and its label."""
     common: dict[str, Any] = {"objective": "probability", "space": space}
 
-    def run(method: Any, **arguments: Any) -> Attribute:
-        def attribute(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor | None]:
-            result: tuple[Tensor, Tensor] = method.attribute(
-                image, target=label, return_convergence_delta=True, **arguments
-            )
-            return result
-
-        return attribute
-
     def gradient_x_input(image: Tensor, label: Tensor) -> tuple[Tensor, None]:
         leaf = image.clone().requires_grad_()
         model(leaf).softmax(1)[0, int(label)].backward(inputs=[leaf])
@@ -126,14 +118,14 @@ def _methods(
     return {
         "random": noise,
         "gradient x input": gradient_x_input,
-        "IG": run(IntegratedGradients(model, **common), **black),
-        "Blur IG": run(BlurIG(model, objective="probability"), n_steps=steps),
-        "Guided IG": run(GuidedIG(model, **common), **black),
-        "Spectral IG": run(SpectralIG(model, **common), **black),
-        "Spectral IG, printed": run(SpectralIG(model, timing="printed", **common), **black),
-        "MA-GIG, patch PCA": run(ManifoldGuidedIG(model, coder, **common), **black),
-        "SAMP": run(SAMP(model, **common)),
-        "SAMP++": run(SAMPPlusPlus(model, **common)),
+        "IG": with_gap(IntegratedGradients(model, **common), **black),
+        "Blur IG": with_gap(BlurIG(model, objective="probability"), n_steps=steps),
+        "Guided IG": with_gap(GuidedIG(model, **common), **black),
+        "Spectral IG": with_gap(SpectralIG(model, **common), **black),
+        "Spectral IG, printed": with_gap(SpectralIG(model, timing="printed", **common), **black),
+        "MA-GIG, patch PCA": with_gap(ManifoldGuidedIG(model, coder, **common), **black),
+        "SAMP": with_gap(SAMP(model, **common)),
+        "SAMP++": with_gap(SAMPPlusPlus(model, **common)),
     }
 
 

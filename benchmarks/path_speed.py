@@ -15,8 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from benchmarks._common import (
 )
 from benchmarks._pair import pair_maps
 from benchmarks._samp_reference import samp_plus_plus
+from benchmarks._timing import Comparison, measure
 from usu_captum.paths import BlurIG, GuidedIG, IntegratedGradients, SAMPPlusPlus
 from usu_core.metrics import Blur
 
@@ -51,17 +51,6 @@ ROWS = {"cnn5": 32, "resnet20": 32, "resnet18": 8}
 SAMP_PIXELS = {"cnn5": 10, "resnet20": 40, "resnet18": 3584}
 SAMP_IMAGES = {"cnn5": 8, "resnet20": 8, "resnet18": 2}
 LINEAR_STEPS, MEMORY_STEPS = (20, 40, 80, 160), (10, 100, 1000)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A subject, the peer it is measured against, and the ratio it should stay below."""
-
-    name: str
-    peer_name: str
-    subject: Callable[[], Tensor]
-    peer: Callable[[], Tensor]
-    bound: float | None
 
 
 def main() -> None:
@@ -83,7 +72,12 @@ def main() -> None:
     for name in options.models:
         exact = _comparisons(name, torch.float64)
         for case in tqdm(_comparisons(name, torch.float32), desc=name, unit="comparison"):
-            row = _measure(case, options.repeats or REPEATS[name])
+            row = measure(
+                case,
+                options.repeats or REPEATS[name],
+                warm_up=1,
+                device=torch.device("cpu"),
+            )
             rows.append({"model": name, **row, "apart": _apart(next(exact))})
     rows.sort(key=lambda row: MODELS.index(row["model"]))
     header = ("model", "subject", "peer", "subject ms", "peer ms", "ratio", "spread", "apart")
@@ -234,30 +228,6 @@ def _tensor(value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"a tensor was expected, got {type(value).__name__}")
     return value
-
-
-def _measure(case: Comparison, repeats: int) -> dict[str, Any]:
-    """Time subject and peer in turn, after a warm-up of each."""
-    pairs = []
-    for repeat in range(repeats + 1):
-        seconds = []
-        for call in (case.subject, case.peer):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-        if repeat:
-            pairs.append(seconds)
-    ratios = [subject / peer for subject, peer in pairs]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    return {
-        "subject": case.name,
-        "peer": case.peer_name,
-        "subject_ms": 1e3 * statistics.median(subject for subject, _ in pairs),
-        "peer_ms": 1e3 * statistics.median(peer for _, peer in pairs),
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": [low, high],
-        "bound": case.bound,
-    }
 
 
 def _apart(case: Comparison) -> float:

@@ -10,7 +10,6 @@ Then the gradient: how much its direction turns as the temperature is annealed.
 """
 
 import argparse
-import importlib.util
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,15 @@ from captum.attr import IntegratedGradients
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from benchmarks._common import RESULTS, ROOT, data_folder, environment, table, write_json
+from benchmarks._common import (
+    RESULTS,
+    ROOT,
+    data_folder,
+    data_module,
+    environment,
+    table,
+    write_json,
+)
 from usu_captum import IMAGENET, ForwardScore, ImageSpace
 from usu_captum.ranking._objective import RankingObjective
 from usu_captum.ranking._refine import refine
@@ -76,24 +83,14 @@ def main() -> None:
     _draw(result, options.picture)
 
 
-def _loaders() -> Any:
-    path = data_folder() / "load_models.py"
-    spec = importlib.util.spec_from_file_location("load_models", path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"cannot import {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _cifar(count: int) -> tuple[nn.Module, Tensor, ImageSpace]:
-    model, prepare = _loaders().cifar("resnet56")
+    model, prepare = data_module().cifar("resnet56")
     stored = np.load(data_folder() / "cifar10" / "test-100-lossless.npz")["images"][:count]
     return model, prepare(torch.from_numpy(stored).permute(0, 3, 1, 2)), IMAGENET
 
 
 def _mnist(count: int) -> tuple[nn.Module, Tensor, ImageSpace]:
-    model, prepare = _loaders().mnist()
+    model, prepare = data_module().mnist()
     stored = np.load(data_folder() / "mnist" / "test-1000.npz")["images"]
     chosen = stored[np.linspace(0, len(stored) - 1, count).round().astype(int)]
     return model, prepare(torch.from_numpy(chosen)[:, None]), ImageSpace((0.1307,), (0.3081,))

@@ -19,12 +19,10 @@ where it was stopped; so does the evaluation, batch by batch.
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,21 +30,23 @@ import torch
 from captum.attr import InputXGradient, IntegratedGradients
 from pytorch_grad_cam import LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from benchmarks._common import (
     RESULTS,
     append_journal,
     data_folder,
+    data_module,
     environment,
     read_journal,
     table,
     write_json,
 )
 from benchmarks._controls import rise
+from benchmarks._statistics import signed_rank
 from usu_captum import IMAGENET, ForwardScore, ImageSpace, LayerGradCam
 from usu_captum.ranking import (
     ArrayImages,
@@ -125,7 +125,7 @@ def main() -> None:
 
 def _cifar10() -> Subject:
     files = data_folder() / "cifar10"
-    model, _ = _loaders().cifar("resnet56")
+    model = folded(data_module().cifar("resnet56")[0])
     every = _images(files / "train-10000-jpeg.npz", (3, 32, 32), IMAGENET)
     test = _images(files / "test-1000-jpeg.npz", (3, 32, 32), IMAGENET)
     return Subject(
@@ -135,13 +135,36 @@ def _cifar10() -> Subject:
         PartOfImages(every, range(9900)),
         PartOfImages(every, range(9900, 10000)),
         PartOfImages(test, np.random.default_rng(0).permutation(1000).tolist()),
-        _training(steps=600, percentiles=6, learning_rate=5e-3, evaluate_every=200),
+        _training(
+            steps=1100,
+            batch_size=24,
+            percentiles=8,
+            learning_rate=4e-3,
+            evaluate_every=250,
+            regularisation=0.01,
+            grids=(16, 32, 32),
+        ),
         (32, 16, 32),
     )
 
 
+def folded(model: nn.Module) -> nn.Module:
+    """Return a CIFAR ResNet with its normalisations folded into the convolutions.
+
+    The same function to rounding, in three quarters of the time.
+    """
+    for module in list(model.modules()):
+        for number in "12":
+            norm = getattr(module, f"bn{number}", None)
+            if norm is not None:
+                conv = fuse_conv_bn_eval(getattr(module, f"conv{number}"), norm)
+                setattr(module, f"conv{number}", conv)
+                setattr(module, f"bn{number}", nn.Identity())
+    return model
+
+
 def _mnist() -> Subject:
-    model, _ = _loaders().mnist()
+    model, _ = data_module().mnist()
     space = ImageSpace((0.1307,), (0.3081,))
     every = _images(data_folder() / "mnist" / "test-1000.npz", (1, 28, 28), space)
     order = np.random.default_rng(0).permutation(1000).tolist()
@@ -152,17 +175,34 @@ def _mnist() -> Subject:
         PartOfImages(every, order[:600]),
         PartOfImages(every, order[600:700]),
         PartOfImages(every, order[700:]),
-        _training(steps=800, percentiles=8, learning_rate=4e-3, evaluate_every=100),
+        _training(
+            steps=800,
+            batch_size=32,
+            percentiles=8,
+            learning_rate=4e-3,
+            evaluate_every=100,
+            regularisation=0.02,
+            grids=(),
+        ),
         (28, 14, 28),
     )
 
 
 def _training(
-    *, steps: int, percentiles: int, learning_rate: float, evaluate_every: int
+    *,
+    steps: int,
+    batch_size: int,
+    percentiles: int,
+    learning_rate: float,
+    evaluate_every: int,
+    regularisation: float,
+    grids: tuple[int, ...],
 ) -> TrainingConfig:
     """Return the settings chosen on the tuning splits."""
     return TrainingConfig(
         steps=steps,
+        batch_size=batch_size,
+        grids=grids,
         learning_rate=learning_rate,
         rivals=0.1,  # on images this easy a rival has no probability to lose
         precision="bf16",
@@ -170,23 +210,13 @@ def _training(
         checkpoint_every=25,
         # Images this small have no pixels to spare for smooth masks, and lone pixels count.
         objective=RankingObjective(
-            RankTransport(regularisation=0.02, normalise="range"),
+            RankTransport(regularisation=regularisation, normalise="range"),
             n_percentiles=percentiles,
             peak_penalty=0.0,
             smoothing=0.0,
             chunk_size=256,
         ),
     )
-
-
-def _loaders() -> ModuleType:
-    path = data_folder() / "load_models.py"
-    spec = importlib.util.spec_from_file_location("load_models", path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"cannot import {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _images(path: Path, shape: tuple[int, int, int], space: ImageSpace) -> ArrayImages:
@@ -330,8 +360,11 @@ def _summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
 def _paired(difference: np.ndarray, key: str) -> dict[str, float]:
     """Return how much better the second is, and the p of Wilcoxon's two-sided test."""
     gain = difference if key == "insertion" else -difference
-    p = 1.0 if not gain.any() else float(stats.wilcoxon(gain).pvalue)
-    return {"gain": float(gain.mean()), "p": p, "better on": float((gain > 0).mean())}
+    return {
+        "gain": float(gain.mean()),
+        "p": signed_rank(gain),
+        "better on": float((gain > 0).mean()),
+    }
 
 
 def _print(summary: dict[str, Any]) -> None:

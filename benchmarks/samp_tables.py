@@ -17,7 +17,6 @@ appended image by image, so a run that was stopped, or is extended, continues wh
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,23 +26,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks import _samp_paper as paper
 from benchmarks._common import (
     RESULTS,
+    append_journal,
     data_folder,
     data_module,
     environment,
     image_files,
     load_image,
     load_model,
+    read_journal,
     table,
     write_json,
 )
 from benchmarks._samp_maps import GROUPS, Explained, Subject
+from benchmarks._statistics import signed_rank
 from usu_captum import ForwardScore
 from usu_core import metrics
 
@@ -89,13 +90,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "samp_tables.json")
     options = parser.parse_args()
     journal = options.out.with_suffix(".jsonl")
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    journal.touch()
     for name in options.sets:
         for model in options.models or SETS[name][:1]:
             if model in SETS[name]:
                 _measure(_load(name, model, options.images), options, journal)
-    summary = _summarise(_read(journal))
+    summary = _summarise(read_journal(journal))
     for row in summary.values():
         _print(row)
     write_json(
@@ -144,7 +143,7 @@ def _load(name: str, model_name: str, count: int) -> Data:
 
 def _measure(data: Data, options: argparse.Namespace, journal: Path) -> None:
     """Add one line per image and group to the journal, but for those it has."""
-    done = {(r["set"], r["model"], r["image"], r["group"]) for r in _read(journal)}
+    done = {(r["set"], r["model"], r["image"], r["group"]) for r in read_journal(journal)}
     starts = range(0, len(data.pictures), options.batch)
     for first in tqdm(starts, desc=f"{data.name} {data.model_name}", unit="batch"):
         for group in options.groups:
@@ -154,12 +153,8 @@ def _measure(data: Data, options: argparse.Namespace, journal: Path) -> None:
                 if (data.name, data.model_name, picture[0], group) not in done
             ]
             if batch:
-                lines = [
-                    json.dumps(line, allow_nan=False)
-                    for line in _lines(data, group, batch, options)
-                ]
-                with journal.open("a", encoding="utf-8") as stream:
-                    stream.write("\n".join(lines) + "\n")
+                for line in _lines(data, group, batch, options):
+                    append_journal(journal, line)
 
 
 def _lines(
@@ -228,10 +223,6 @@ def _judge(data: Data, subject: Subject, explained: Explained) -> dict[str, list
     return found
 
 
-def _read(journal: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
-
-
 def _summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Gather the journal by set and model."""
     result = {}
@@ -283,9 +274,7 @@ def _paired(
     images = sorted(set(values[name]) & set(values[rival]))
     gain = np.array([values[name][i][metric] - values[rival][i][metric] for i in images])
     gain = gain if METRICS[metric] else -gain
-    if len(gain) < 3 or not gain.any():
-        return {"gain": float(gain.mean()) if len(gain) else 0.0, "p": 1.0}
-    return {"gain": float(gain.mean()), "p": float(stats.wilcoxon(gain).pvalue)}
+    return {"gain": float(gain.mean()) if len(gain) else 0.0, "p": signed_rank(gain)}
 
 
 def _correlation(mass: np.ndarray[Any, Any], change: np.ndarray[Any, Any]) -> float | None:

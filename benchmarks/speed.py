@@ -6,12 +6,8 @@ ratios, of wall time.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import captum.attr
 import torch
@@ -20,19 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks._common import RESULTS, environment, table, write_json
+from benchmarks._timing import Comparison, clock, measure
 from usu_captum import LayerGradCam
 from usu_core import resolve, usu
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A subject, the peer it is measured against, and the ratio it should stay below."""
-
-    name: str
-    peer_name: str
-    subject: Callable[[], Any]
-    peer: Callable[[], Any]
-    bound: float | None
 
 
 def main() -> None:
@@ -46,7 +32,7 @@ def main() -> None:
     device = torch.device(options.device)
     model = torchvision.models.resnet18(weights=None).eval().to(device)
     rows = [
-        _measure(case, device, options.repeats)
+        measure(case, options.repeats, warm_up=2, device=device)
         for case in (*_operators(device), *_attributions(model, device))
     ]
     share = _model_share(model, device)
@@ -125,36 +111,6 @@ def _attributions(model: nn.Module, device: torch.device) -> tuple[Comparison, .
     )
 
 
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def _measure(case: Comparison, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Time subject and peer in turn, after a warm-up of each."""
-    pairs = []
-    for repeat in range(repeats + 2):
-        seconds = []
-        for call in (case.subject, case.peer):
-            start = _clock(device)
-            call()
-            seconds.append(_clock(device) - start)
-        if repeat >= 2:
-            pairs.append(seconds)
-    ratios = [subject / peer for subject, peer in pairs]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    return {
-        "subject": case.name,
-        "peer": case.peer_name,
-        "subject_ms": 1e3 * statistics.median(subject for subject, _ in pairs),
-        "peer_ms": 1e3 * statistics.median(peer for _, peer in pairs),
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": [low, high],
-        "bound": case.bound,
-    }
-
-
 def _model_share(model: nn.Module, device: torch.device) -> dict[str, float]:
     """Return where the time of a guided map goes, for two photographs' worth of noise."""
     images = F.interpolate(torch.rand(2, 3, 28, 28, device=device), (224, 224), mode="bilinear")
@@ -163,20 +119,20 @@ def _model_share(model: nn.Module, device: torch.device) -> dict[str, float]:
     segmenter = upsampler.segmenter
 
     def timed_model(inputs: Tensor) -> Tensor:
-        start = _clock(device)
+        start = clock(device)
         result: Tensor = model(inputs)
-        spent["model"] += _clock(device) - start
+        spent["model"] += clock(device) - start
         return result
 
     attribution = LayerGradCam(timed_model, model.layer4)
     attribution.attribute(images, target=0, upsampler=upsampler)
     spent["model"] = 0.0
-    start = _clock(device)
+    start = clock(device)
     attribution.attribute(images, target=0, upsampler=upsampler)
-    total = _clock(device) - start
-    start = _clock(device)
+    total = clock(device) - start
+    start = clock(device)
     segmenter(images)
-    spent["segments"] = _clock(device) - start
+    spent["segments"] = clock(device) - start
     shares = {part: seconds / total for part, seconds in spent.items()}
     return {**shares, "everything else": 1.0 - sum(shares.values())}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from usu_core._checks import check_choice
 from usu_core.scoring import gaussian_blur
 
 BASELINES = ("black", "mean", "blur")
@@ -102,8 +103,7 @@ def named_baseline(images: Tensor, name: str, space: ImageSpace | None) -> Tenso
         tensor([[-1., -1.],
                 [-1., -1.]])
     """
-    if name not in BASELINES:
-        raise ValueError(f"baselines must be one of {', '.join(BASELINES)}, got {name!r}.")
+    check_choice("baselines", name, BASELINES)
     if name == "blur":
         return gaussian_blur(images, min(images.shape[2:]) / 20)
     if space is None:

@@ -1,6 +1,5 @@
 """Integrated gradients in scale space: from a blurred image to the sharp one."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from usu_captum.paths._attribution import PathAttribution
 from usu_captum.paths._engine import Points, integrate
 from usu_captum.paths._objective import Transform
 from usu_captum.paths._scale_space import BORDERS, BlurPath
+from usu_core._checks import check_choice, check_positive
 
 
 class BlurIG(PathAttribution):
@@ -75,11 +75,10 @@ class BlurIG(PathAttribution):
         grad_step: float | None = None,
     ) -> None:
         super().__init__(forward_func, objective=objective)
-        if border not in BORDERS:
-            raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}.")
+        check_choice("border", border, BORDERS)
         for name, value in {"power": power, "truncate": truncate, "grad_step": grad_step}.items():
             if value is not None:
-                _check_positive(name, value)
+                check_positive(name, value)
         self.power, self.border = power, border
         self.truncate, self.grad_step = truncate, grad_step
 
@@ -154,7 +153,7 @@ class BlurIG(PathAttribution):
 
     def _path(self, images: Points, max_sigma: float | None) -> BlurPath:
         if max_sigma is not None:
-            _check_positive("max_sigma", max_sigma)
+            check_positive("max_sigma", max_sigma)
         for image in images:
             if image.dim() < 3 or 0 in image.shape:
                 raise ValueError(
@@ -164,10 +163,3 @@ class BlurIG(PathAttribution):
         sigmas = tuple(max_sigma or 50 / 224 * min(i.shape[2:]) for i in images)
         step = self.grad_step or 0.0
         return BlurPath(images, sigmas, self.power, self.border, self.truncate, step)
-
-
-def _check_positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be finite and above 0, got {value}.")

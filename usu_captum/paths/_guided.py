@@ -1,18 +1,15 @@
 """Guided integrated gradients: features the model is least sensitive to move first."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from usu_captum._image_space import ImageSpace
 from usu_captum.paths._attribution import Baselines, PathAttribution
 from usu_captum.paths._engine import Points, follow, wide
-from usu_captum.paths._objective import Transform
-from usu_captum.paths._quadrature import check_steps
+from usu_core._checks import check_count
 
 
 class GuidedPath:
@@ -98,15 +95,6 @@ class GuidedIG(PathAttribution):
         (torch.Size([3, 1, 2, 2]), True)
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        *,
-        objective: str | Transform = "logit",
-        space: ImageSpace | None = None,
-    ) -> None:
-        super().__init__(forward_func, objective=objective, space=space)
-
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
@@ -152,7 +140,7 @@ class GuidedIG(PathAttribution):
             ``n_steps + 1`` forward and backward passes per example, and at each step up to
             ``1 / fraction`` selections in time linear in the features, usually one or two.
         """
-        check_steps(n_steps)
+        check_count("n_steps", n_steps)
         _check_part("fraction", fraction)
         _check_part("max_distance", max_distance)
         if fraction == 0:

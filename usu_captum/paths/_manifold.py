@@ -13,7 +13,7 @@ from usu_captum.paths._autoencoders import Autoencoder
 from usu_captum.paths._engine import Points, follow
 from usu_captum.paths._latent import INTERPOLATIONS, LatentPath
 from usu_captum.paths._objective import Transform
-from usu_captum.paths._quadrature import check_steps
+from usu_core._checks import check_choice, check_count
 
 
 class ManifoldGuidedIG(PathAttribution):
@@ -91,14 +91,8 @@ class ManifoldGuidedIG(PathAttribution):
             raise TypeError(f"fraction must be a number, got {type(fraction).__name__}.")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}.")
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}."
-            )
-        if isinstance(jump_steps, bool) or not isinstance(jump_steps, int):
-            raise TypeError(f"jump_steps must be an integer, got {type(jump_steps).__name__}.")
-        if jump_steps < 0:
-            raise ValueError(f"jump_steps must be at least 0, got {jump_steps}.")
+        check_choice("interpolation", interpolation, INTERPOLATIONS)
+        check_count("jump_steps", jump_steps, 0)
         self.autoencoder = autoencoder
         self.fraction, self.interpolation = fraction, interpolation
         self.jump_steps = jump_steps
@@ -146,7 +140,7 @@ class ManifoldGuidedIG(PathAttribution):
             ``n_steps + 1`` of the decoder, and two of the encoder forward. One backward pass serves
             both the attribution and the guidance.
         """
-        check_steps(n_steps)
+        check_count("n_steps", n_steps)
         problem = self.problem(
             inputs, baselines, target, additional_forward_args, internal_batch_size
         )

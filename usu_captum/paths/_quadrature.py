@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from usu_core._checks import check_choice, check_count
+
 QUADRATURES = (
     "gausslegendre",
     "riemann_trapezoid",
@@ -37,9 +39,8 @@ def nodes_and_edges(method: str, n_steps: int) -> tuple[Tensor, Tensor]:
         >>> nodes_and_edges("riemann_trapezoid", 3)[1]
         tensor([0.0000, 0.2500, 0.7500, 1.0000], dtype=torch.float64)
     """
-    if method not in QUADRATURES:
-        raise ValueError(f"method must be one of {', '.join(QUADRATURES)}, got {method!r}.")
-    check_steps(n_steps, least=2 if method == "riemann_trapezoid" else 1)
+    check_choice("method", method, QUADRATURES)
+    check_count("n_steps", n_steps, 2 if method == "riemann_trapezoid" else 1)
     steps = torch.arange(n_steps + 1, dtype=torch.float64) / n_steps
     if method == "gausslegendre":
         at, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(n_steps))
@@ -51,11 +52,3 @@ def nodes_and_edges(method: str, n_steps: int) -> tuple[Tensor, Tensor]:
         return nodes, torch.cat((nodes[:1], between, nodes[-1:]))
     at_ends = {"riemann_left": steps[:-1], "riemann_right": steps[1:]}
     return at_ends.get(method, (steps[1:] + steps[:-1]) / 2), steps
-
-
-def check_steps(n_steps: object, least: int = 1) -> None:
-    """Raise unless ``n_steps`` is an integer of at least ``least``."""
-    if isinstance(n_steps, bool) or not isinstance(n_steps, int):
-        raise TypeError(f"n_steps must be an integer, got {type(n_steps).__name__}.")
-    if n_steps < least:
-        raise ValueError(f"n_steps must be at least {least}, got {n_steps}.")

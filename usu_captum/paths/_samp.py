@@ -19,6 +19,7 @@ from usu_captum.paths._directions import (
 from usu_captum.paths._engine import Points
 from usu_captum.paths._manipulation import Search
 from usu_captum.paths._objective import Transform
+from usu_core._checks import check_choice
 
 COMBINATIONS = ("sum", "norm")
 ACCUMULATIONS = ("gradient", "momentum")
@@ -86,7 +87,8 @@ class SAMP(PathAttribution):
     ) -> None:
         super().__init__(forward_func, objective=objective, space=space)
         self.search = Search(pixels_per_step, step_bound, momentum)
-        self.accumulate = _choice("accumulate", accumulate, ACCUMULATIONS)
+        check_choice("accumulate", accumulate, ACCUMULATIONS)
+        self.accumulate = accumulate
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
@@ -135,7 +137,7 @@ class SAMP(PathAttribution):
             Per direction and image at most ``pixels / pixels_per_step + 1 / step_bound + 2``
             forward and backward passes. Memory does not depend on the number of steps.
         """
-        _choice("combine", combine, COMBINATIONS)
+        check_choice("combine", combine, COMBINATIONS)
         if combine == "norm" and return_convergence_delta:
             raise ValueError(
                 "combine='norm' gives a ranking, which has no completeness gap. Try "
@@ -194,7 +196,7 @@ class SAMP(PathAttribution):
             >>> found.deletion.attribution
             tensor([[[3., 1., 2.]]])
         """
-        _choice("directions", directions, DIRECTIONS)
+        check_choice("directions", directions, DIRECTIONS)
         problem = self.problem(
             inputs, baselines, target, additional_forward_args, internal_batch_size
         )
@@ -235,7 +237,7 @@ class SAMP(PathAttribution):
             (B,): sum of the attributions minus the sum, over the directions, of (objective at
             the image minus at the direction's other end).
         """
-        _choice("directions", directions, DIRECTIONS)
+        check_choice("directions", directions, DIRECTIONS)
         problem = self.problem(end_point, start_point, target, additional_forward_args, None)
         images, others = self._others(problem, insertion_baselines, directions)
         several = attributions if isinstance(attributions, tuple) else (attributions,)
@@ -267,9 +269,3 @@ class SAMP(PathAttribution):
             if not bool(other.isfinite().all()):
                 raise ValueError(f"the baselines of {name} must be finite, got NaN or infinity.")
         return images, others
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-    return value

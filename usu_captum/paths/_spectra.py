@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from usu_core._checks import check_choice
+
 DECOMPOSITIONS = ("svd", "joint", "dct", "laplacian")
 
 
@@ -51,10 +53,7 @@ def decompose(images: Tensor, decomposition: str) -> Spectrum:
         >>> torch.allclose(whole[0], images, atol=1e-6)
         True
     """
-    if decomposition not in DECOMPOSITIONS:
-        raise ValueError(
-            f"decomposition must be one of {', '.join(DECOMPOSITIONS)}, got {decomposition!r}."
-        )
+    check_choice("decomposition", decomposition, DECOMPOSITIONS)
     if decomposition == "dct":
         return CosineSpectrum(images)
     if decomposition == "laplacian":

@@ -1,6 +1,5 @@
 """Spectral integrated gradients: from coarse to fine components of the image."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from usu_captum.paths._engine import Points, integrate
 from usu_captum.paths._objective import Transform
 from usu_captum.paths._spectra import DECOMPOSITIONS
 from usu_captum.paths._spectral_path import GATES, TIMINGS, SpectralPath
+from usu_core._checks import check_choice, check_positive
 
 
 class SpectralIG(PathAttribution):
@@ -84,21 +84,14 @@ class SpectralIG(PathAttribution):
         space: ImageSpace | None = None,
     ) -> None:
         super().__init__(forward_func, objective=objective, space=space)
-        choices = {
-            "decomposition": (decomposition, DECOMPOSITIONS),
-            "gate": (gate, GATES),
-            "timing": (timing, TIMINGS),
-        }
-        for name, (chosen, known) in choices.items():
-            if chosen not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {chosen!r}.")
-        for name, number in {"overlap": overlap, "power": power}.items():
-            if isinstance(number, bool) or not isinstance(number, int | float):
-                raise TypeError(f"{name} must be a number, got {type(number).__name__}.")
+        check_choice("decomposition", decomposition, DECOMPOSITIONS)
+        check_choice("gate", gate, GATES)
+        check_choice("timing", timing, TIMINGS)
+        if isinstance(overlap, bool) or not isinstance(overlap, int | float):
+            raise TypeError(f"overlap must be a number, got {type(overlap).__name__}.")
         if not 0 <= overlap <= 1:
             raise ValueError(f"overlap must lie in [0, 1], got {overlap}.")
-        if not 0 < power < math.inf:
-            raise ValueError(f"power must be finite and above 0, got {power}.")
+        check_positive("power", power)
         self.decomposition, self.overlap, self.gate = decomposition, overlap, gate
         self.timing, self.power = timing, power
 

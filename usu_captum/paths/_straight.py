@@ -1,15 +1,12 @@
 """Integrated gradients: the straight line."""
 
-from collections.abc import Callable
 from typing import Any
 
 from captum.log import log_usage
 from torch import Tensor
 
-from usu_captum._image_space import ImageSpace
 from usu_captum.paths._attribution import Baselines, PathAttribution
 from usu_captum.paths._engine import Points, integrate
-from usu_captum.paths._objective import Transform
 
 
 class StraightLine:
@@ -48,15 +45,6 @@ class IntegratedGradients(PathAttribution):
         >>> attribution.shape, bool((delta.abs() < 1e-5).all())
         (torch.Size([3, 1, 2, 2]), True)
     """
-
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        *,
-        objective: str | Transform = "logit",
-        space: ImageSpace | None = None,
-    ) -> None:
-        super().__init__(forward_func, objective=objective, space=space)
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(

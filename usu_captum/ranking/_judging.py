@@ -6,36 +6,14 @@ import torch
 from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
+from usu_captum._score import ForwardScore
 from usu_captum.ranking._classes import logits_of
 from usu_captum.ranking._images import ImageSource, UnreadableImageError
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._references import reference_images
 from usu_core import metrics
-from usu_core.scoring import class_scores
 
 STEPS = 20
-
-
-class TargetScore:
-    """A classifier's score for one class per example, as the metrics ask for it.
-
-    Args:
-        classifier: Images (N, C, H, W) to logits (N, classes).
-        targets: (B,).
-
-    Example:
-        >>> score = TargetScore(torch.nn.Flatten(), torch.tensor([1]))
-        >>> score.evaluate(torch.tensor([[[2.0, 3.0]]]), torch.tensor([0]), "logit")
-        tensor([3.])
-    """
-
-    def __init__(self, classifier: Any, targets: Tensor) -> None:
-        self._classifier, self._targets = classifier, targets
-
-    def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
-        """Score images (N, C, H, W) made from examples (N,); see ``ModelScore``."""
-        scores = class_scores(self._classifier(images), output)
-        return scores.gather(1, self._targets[example][:, None])[:, 0]
 
 
 def judge(
@@ -67,7 +45,7 @@ def judge(
     targets = logits_of(classifier, images, network.config.classes).argmax(1)
     with torch.no_grad():
         maps = network(images, targets)[:, 0].float()
-    score = TargetScore(classifier, targets)
+    score = ForwardScore(classifier, targets)
     found = []
     for name in references:
         fill = reference_images(images, name, space)

@@ -1,11 +1,10 @@
 """The images that deleted pixels are taken from."""
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from usu_captum._image_space import BASELINES, ImageSpace, named_baseline
 from usu_core._checks import check_choice, check_float_tensor
+from usu_core.metrics import Blur
 from usu_core.scoring import fill_images
 
 REFERENCES = (*BASELINES, "wide-blur")
@@ -55,13 +54,5 @@ def reference_images(
 
 def _wide_blur(images: Tensor) -> Tensor:
     sigma = 37 / 224 * min(images.shape[-2:])
-    result = images
-    for dim in (2, 3):
-        radius = min(round(sigma / 2), images.shape[dim] - 1)
-        offsets = torch.arange(-radius, radius + 1, device=images.device)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2).to(images)
-        kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-        lines = result.movedim(dim, -1)
-        padded = F.pad(lines.reshape(-1, 1, 1, lines.shape[-1]), (radius, radius, 0, 0), "reflect")
-        result = F.conv2d(padded, kernel).reshape(lines.shape).movedim(-1, dim)
-    return result
+    radius = round(sigma / 2)
+    return Blur(sigma, radius)(images) if radius else images

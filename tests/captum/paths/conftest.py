@@ -87,23 +87,29 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real(data: Path) -> Callable[[str, int], tuple[Any, Tensor, Tensor]]:
-    """A real network by name, as many of its images, and its predictions."""
+def loaders(data: Path) -> ModuleType:
+    """The data folder's module of networks."""
     spec = importlib.util.spec_from_file_location("load_models", data / "load_models.py")
     if spec is None or spec.loader is None:
         raise ImportError(data)
-    module: ModuleType = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def real(data: Path, loaders: ModuleType) -> Callable[[str, int], tuple[Any, Tensor, Tensor]]:
+    """A real network by name, as many of its images, and its predictions."""
 
     def load(name: str, number: int) -> tuple[Any, Tensor, Tensor]:
         if name.startswith("resnet") and name != "resnet18":
             stored = np.load(data / "cifar10" / "test-100-lossless.npz")["images"][:number]
-            network, prepare = module.cifar(name)
+            network, prepare = loaders.cifar(name)
         else:
             files = sorted((data / "imagenet" / "images").glob("*.jpg"))[::150][:number]
             stored = np.stack([np.array(Image.open(f).convert("RGB")) for f in files])
             stored = stored[:, 16:240, 16:240]
-            network, prepare = module.imagenet(name)
+            network, prepare = loaders.imagenet(name)
         pictures = prepare(torch.from_numpy(stored).permute(0, 3, 1, 2))
         with torch.no_grad():
             return network, pictures, network(pictures).argmax(1)

@@ -1,8 +1,8 @@
 """Spectral IG: decompositions, timings, the printed form's errata, and real networks."""
 
-import importlib.util
 import math
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -362,14 +362,11 @@ NETWORKS = [("mobilenet_v2", 128, 0.01), ("resnet18", 128, 0.01), ("resnet50", 9
 
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "side", "most"), NETWORKS)
-def test_gap_on_real_networks(data: Path, name: str, side: int, most: float) -> None:
+def test_gap_on_real_networks(
+    data: Path, loaders: ModuleType, name: str, side: int, most: float
+) -> None:
     """At the default steps; ReLU networks are rugged along any path."""
-    spec = importlib.util.spec_from_file_location("load_models", data / "load_models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    network, prepare = module.imagenet(name)
+    network, prepare = loaders.imagenet(name)
     files = sorted((data / "imagenet" / "images").glob("*.jpg"))[::150][:1]
     pictures = [Image.open(f).convert("RGB").resize((side, side)) for f in files]
     pixels = torch.stack([torch.from_numpy(np.array(p)) for p in pictures]).permute(0, 3, 1, 2)
