@@ -1,6 +1,5 @@
 """Networks as files: what is saved of them, and which are refused."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import usu_core
+from usu_captum._digest import weights_digest
 from usu_captum._models import evaluating, modules_of
 from usu_captum.ranking._checkpoint import FORMAT, load_checkpoint, save_checkpoint, write_text
 from usu_captum.ranking._classifier_features import ClassifierEncoder
@@ -68,11 +68,7 @@ def encoder_fingerprint(network: RankingNetwork) -> str | None:
     if getattr(encoder, "trainable", False):
         return None
     source = encoder.classifier if isinstance(encoder, ClassifierEncoder) else encoder
-    digest = hashlib.sha256()
-    for name, value in sorted(source.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return weights_digest(source)
 
 
 def save_network(path: Path, network: RankingNetwork, facts: Mapping[str, Any]) -> None:
