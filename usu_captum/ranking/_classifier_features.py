@@ -1,15 +1,22 @@
 """The explained classifier's own features, read where it computes them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from usu_captum._layout import lay_out
+from usu_captum._layout import lay_out, needs_layout
 from usu_captum._models import evaluating
 from usu_captum._options import Options
-from usu_captum._tokens import token_grid
+from usu_captum._tokens import TokenGrid, token_grid
+
+
+class _Layout(NamedTuple):
+    """What the model says of a layer's output; asking it walks through all its modules."""
+
+    needed: bool
+    grid: TokenGrid | None
 
 
 class ClassifierEncoder(nn.Module):
@@ -50,6 +57,7 @@ class ClassifierEncoder(nn.Module):
         # In a tuple, so that it is no submodule: not trained, moved, saved or switched in mode.
         self._classifier = (classifier,)
         self.layers = tuple(layers)
+        self._layouts: dict[tuple[str, torch.Size], _Layout] = {}
 
     @property
     def classifier(self) -> nn.Module:
@@ -81,7 +89,17 @@ class ClassifierEncoder(nn.Module):
         if not isinstance(output, Tensor):
             what = "nothing" if output is None else type(output).__name__
             raise ValueError(f"layers must each give one tensor, got {what} from {name!r}.")
-        return lay_out(output, images, self.classifier, layer, Options()).float()
+        key = (name, images.shape[2:])
+        if key not in self._layouts:
+            self._layouts[key] = _Layout(
+                needs_layout(self.classifier, layer, Options()),
+                token_grid(self.classifier, images, layer),
+            )
+        layout = self._layouts[key]
+        if not layout.needed and output.dim() == images.dim() and len(output) == len(images):
+            return output.float()
+        options = Options(grid=layout.grid)
+        return lay_out(output, images, self.classifier, layer, options).float()
 
 
 def default_stages(classifier: nn.Module, images: Tensor, count: int = 4) -> tuple[str, ...]:

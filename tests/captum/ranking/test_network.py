@@ -17,6 +17,7 @@ from usu_captum.ranking import (
     NetworkConfig,
     RankingNetwork,
     TimmEncoder,
+    _classifier_features,
     build_network,
     default_stages,
     head_rows,
@@ -230,3 +231,24 @@ def test_batch_normalisation_on_request(classifier: Any, config: NetworkConfig) 
 
 def test_levels_stay_inside_the_image() -> None:
     assert level_sizes([(14, 14)] * 4, (28, 28)) == [(28, 28), (28, 28), (14, 14), (7, 7)]
+
+
+def test_the_layout_of_a_layer_is_asked_for_once(
+    classifier: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking walks through all modules of the classifier, at every pass a good part of it."""
+    asked: list[Any] = []
+    own = _classifier_features.needs_layout
+
+    def counted(*given: Any) -> bool:
+        asked.append(given[1])
+        return own(*given)
+
+    monkeypatch.setattr(_classifier_features, "needs_layout", counted)
+    encoder = ClassifierEncoder(classifier, ["first", "second"])
+    first, again = encoder(images), encoder(images)
+    assert len(asked) == 2
+    for before, after in zip(first, again, strict=True):
+        assert torch.equal(before, after)
+    assert encoder(images[..., :8])[1].shape == (3, 8, 8, 4)
+    assert len(asked) == 4
