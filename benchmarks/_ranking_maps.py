@@ -1,0 +1,88 @@
+"""The maps that a trained ranking explainer is compared with, and its own."""
+
+import dataclasses
+
+import torch
+from captum.attr import InputXGradient, IntegratedGradients
+from pytorch_grad_cam import LayerCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks._controls import rise
+from benchmarks._ranking_subjects import Subject
+from usu_captum import ForwardScore, LayerGradCam
+from usu_captum.ranking import RankingExplainer, RankingNetwork
+
+REFERENCES = ("black", "mean", "blur")
+REFINEMENTS = (3, 5)
+RISE_MASKS = 500
+PASSES = {
+    "ranking": "one forward",
+    "Grad-CAM bilinear": "one",
+    "LayerCAM": "one",
+    "input x gradient": "one",
+}
+"""Methods of a single pass of the classifier, forward or forward and backward."""
+
+
+def explain(
+    subject: Subject, network: RankingNetwork, image: Tensor, target: int
+) -> dict[str, Tensor]:
+    """Explain one image (1, C, H, W) with every method; maps (1, 1, H, W) or (1, H, W)."""
+    return {
+        **refined_maps(subject, network, image, target),
+        **single_pass_maps(subject, image, target),
+        **many_pass_maps(subject, image, target),
+    }
+
+
+def refined_maps(
+    subject: Subject, network: RankingNetwork, image: Tensor, target: int
+) -> dict[str, Tensor]:
+    """Return the explainer's own map, and its refinements."""
+    explainer = RankingExplainer(subject.model, network, space=subject.space)
+    maps = {"ranking": explainer.attribute(image, target)}
+    for steps in REFINEMENTS:
+        maps[f"ranking T={steps}"] = explainer.attribute(
+            image,
+            target,
+            refinement_steps=steps,
+            references=REFERENCES,
+            grids=subject.refinement_grids,
+            objective=dataclasses.replace(subject.config.objective, n_percentiles=10),
+            learning_rate=0.2,
+        )
+    return maps
+
+
+def single_pass_maps(subject: Subject, image: Tensor, target: int) -> dict[str, Tensor]:
+    """Return the maps that cost the classifier one pass, forward and backward."""
+    model = subject.model
+    layer = model.get_submodule(subject.layer)
+    coarse = LayerGradCam(model, layer).attribute(image, target=target, relu_attributions=True)
+    with LayerCAM(model=model, target_layers=[layer]) as layer_cam:
+        found = layer_cam(input_tensor=image, targets=[ClassifierOutputTarget(target)])
+    inputs = image.clone().requires_grad_()
+    return {
+        "Grad-CAM bilinear": F.interpolate(coarse.detach(), image.shape[2:], mode="bilinear"),
+        "LayerCAM": torch.from_numpy(found),
+        "input x gradient": InputXGradient(model).attribute(inputs, target=target).sum(1).detach(),
+    }
+
+
+def many_pass_maps(subject: Subject, image: Tensor, target: int) -> dict[str, Tensor]:
+    """Return the maps that cost the classifier fifty passes and more."""
+    model = subject.model
+    grad_cam = LayerGradCam(model, model.get_submodule(subject.layer))
+    fill = subject.space.mean_colour(image)
+    return {
+        "Grad-CAM usu": grad_cam.attribute(
+            image, target=target, upsampler="usu", relu_attributions=True
+        ).detach(),
+        "IG": IntegratedGradients(model)
+        .attribute(image, target=target, n_steps=50, internal_batch_size=50)
+        .sum(1)
+        .detach(),
+        "RISE": rise(ForwardScore(model, target), image, RISE_MASKS, fill=fill),
+    }

@@ -1,0 +1,219 @@
+"""The ranking explainer by measures it was not trained on, and whether it follows the classifier.
+
+    python -m benchmarks.ranking_heldout cifar10
+    python -m benchmarks.ranking_heldout mnist
+
+Takes the network of ``benchmarks.ranking_train`` (which trains it if it is not there) and its
+reported images.
+
+- Deletion and insertion with another reference, random colours, and other numbers of steps; with
+  imputed pixels (ROAD), most important first and least important first.
+- Infidelity: the share of what hiding boxes costs that the map's sums over the boxes do not
+  explain, at the map's best scale. An order has no scale or offset, so every map is also measured
+  by its ranks, from 0 to 1.
+- Sanity: the rank correlation with the map of the intact classifier, after its layers are drawn
+  anew one after another, from the last to the first. The explainer reads the drawn features.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks._common import (
+    RESULTS,
+    append_journal,
+    environment,
+    read_journal,
+    table,
+    write_json,
+)
+from benchmarks._ranking_maps import explain, single_pass_maps
+from benchmarks._ranking_subjects import Subject, load_subject
+from benchmarks._statistics import paired
+from benchmarks.ranking_train import WORK, network_key, trained
+from usu_captum import ForwardScore
+from usu_captum.paths import IntegratedGradients
+from usu_captum.ranking import RankingNetwork, build_network
+from usu_core import metrics
+
+HIGHER = {
+    "deletion, random colours": False,
+    "insertion, random colours": True,
+    "deletion, 7 steps": False,
+    "insertion, 7 steps": True,
+    "deletion, 50 steps": False,
+    "insertion, 50 steps": True,
+    "ROAD, most important first": False,
+    "ROAD, least important first": True,
+    "infidelity": False,
+    "infidelity of ranks": False,
+}
+"""The measures, and whether more is better."""
+BOXES = 200
+SANITY_IMAGES = 20
+LAYERS = {
+    "cifar10": ("linear", "layer3", "layer2", "layer1", "conv1"),
+    "mnist": ("9", "7", "4", "2", "0"),
+}
+
+
+def main() -> None:
+    """Measure, print the tables and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=tuple(LAYERS))
+    parser.add_argument("--images", type=int, default=100, help="reported images")
+    parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
+    parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    subject = load_subject(options.name)
+    folder = options.work / options.name
+    network, _ = trained(subject, folder)
+    journal, key = folder / "heldout.jsonl", network_key(network)
+    records = [r for r in read_journal(journal) if r["network"] == key]
+    done = {record["image"] for record in records}
+    for index in tqdm(range(options.images), desc="judging", unit="image"):
+        if index not in done:
+            figures = _judge(subject, network, subject.reported[index].image[None])
+            records.append({"network": key, "image": index, "metrics": figures})
+            append_journal(journal, records[-1])
+    records = sorted((r for r in records if r["image"] < options.images), key=lambda r: r["image"])
+    summary = summarise([record["metrics"] for record in records])
+    sanity = _sanity(subject, network, LAYERS[options.name])
+    _print(summary, sanity)
+    write_json(
+        options.out or RESULTS / f"ranking_heldout_{options.name}.json",
+        {
+            "environment": environment(),
+            "images": len(records),
+            "boxes": BOXES,
+            "summary": summary,
+            "sanity_images": SANITY_IMAGES,
+            "sanity": sanity,
+            "records": records,
+        },
+    )
+
+
+def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, dict[str, float]]:
+    """Measure all maps of one image; the model is run once for what they share."""
+    with torch.no_grad():
+        target = int(subject.model(image).argmax(1))
+    maps = {
+        name: values.detach().reshape(1, *image.shape[2:])
+        for name, values in explain(subject, network, image, target).items()
+    }
+    stacked = torch.cat(list(maps.values()))
+    batch = image.expand(len(stacked), -1, -1, -1)
+    score = ForwardScore(subject.model, target)
+    colours = subject.space.from_raw(
+        torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    )
+    mean = subject.space.mean_colour(image)
+    found: dict[str, Tensor] = {}
+    for steps, reference, name in (
+        (20, colours, "random colours"),
+        (7, mean, "7 steps"),
+        (50, mean, "50 steps"),
+    ):
+        options: Any = {"reference": reference.expand_as(batch), "steps": steps, "chunk_size": 256}
+        found[f"deletion, {name}"] = metrics.deletion(score, batch, stacked, **options).auc
+        found[f"insertion, {name}"] = metrics.insertion(score, batch, stacked, **options).auc
+    for sign, name in ((1, "most"), (-1, "least")):
+        scores = metrics.road(score, batch, sign * stacked, chunk_size=256)
+        found[f"ROAD, {name} important first"] = scores.mean(1)
+    boxes = metrics.random_boxes(BOXES, (image.shape[2], image.shape[3]))
+    effects = metrics.box_effects(score, image, boxes, chunk_size=256).expand(len(stacked), -1)
+    for name, values in (("infidelity", stacked), ("infidelity of ranks", ranks(stacked))):
+        sums = metrics.box_sums(values, boxes)
+        found[name] = metrics.scale_optimised_infidelity(effects, sums)
+    return {name: {key: float(found[key][i]) for key in HIGHER} for i, name in enumerate(maps)}
+
+
+def ranks(maps: Tensor) -> Tensor:
+    """Replace the values of maps (B, H, W) by their ranks: 0 for the lowest, 1 for the highest."""
+    flat = maps.flatten(1)
+    places = flat.argsort(dim=1, stable=True).argsort(1)
+    return places.double().div(flat.shape[1] - 1).view_as(maps)
+
+
+def summarise(records: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """Average over images; pair every method with the explainer's single pass.
+
+    Gains are the explainer's over the method.
+    """
+    values = {
+        name: {key: np.array([record[name][key] for record in records]) for key in HIGHER}
+        for name in records[0]
+    }
+    own = values["ranking"]
+    return {
+        name: {
+            key: {"mean": float(value.mean())}
+            | ({} if name == "ranking" else paired(own[key] - value, HIGHER[key]))
+            for key, value in row.items()
+        }
+        for name, row in values.items()
+    }
+
+
+def _sanity(
+    subject: Subject, network: RankingNetwork, layers: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    """Return each method's mean rank correlation with its map of the intact classifier."""
+    images = torch.stack([subject.reported[i].image for i in range(SANITY_IMAGES)])
+    with torch.no_grad():
+        targets = subject.model(images).argmax(1)
+
+    def ranked(model: nn.Module) -> Tensor:
+        # Built anew, for the head's rows are read when it is built.
+        rebuilt = build_network(network.config, model).eval()
+        rebuilt.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            maps: Tensor = rebuilt(images, targets)
+        return maps[:, 0]
+
+    def single(name: str) -> Any:
+        def attribute(model: nn.Module) -> Tensor:
+            pairs = zip(images, targets.tolist(), strict=True)
+            every = [single_pass_maps(subject, i[None], t)[name].flatten(0, -3) for i, t in pairs]
+            return torch.cat(every)
+
+        return attribute
+
+    def integrated(model: nn.Module) -> Tensor:
+        found: Any = IntegratedGradients(model).attribute(images, target=targets, n_steps=20)
+        summed: Tensor = found.sum(1)
+        return summed
+
+    methods = {
+        "ranking": ranked,
+        **{name: single(name) for name in ("Grad-CAM bilinear", "LayerCAM", "input x gradient")},
+        "IG": integrated,
+    }
+    rows = {}
+    for name, attribute in tqdm(methods.items(), desc="sanity", unit="method"):
+        result = metrics.model_randomisation(attribute, subject.model, layers=layers)
+        means = result.similarity.double().mean(0).tolist()
+        rows[name] = {layer: float(v) for layer, v in zip(result.layers, means, strict=True)}
+    return rows
+
+
+def _print(summary: dict[str, dict[str, Any]], sanity: dict[str, dict[str, float]]) -> None:
+    rows = [
+        [name, *(f"{row[key]['mean']:.3f} ({row[key].get('p', 1):.0e})" for key in HIGHER)]
+        for name, row in summary.items()
+    ]
+    print(table(("map", *HIGHER), rows))
+    layers = list(next(iter(sanity.values())))
+    rows = [[name, *(f"{row[layer]:.2f}" for layer in layers)] for name, row in sanity.items()]
+    print(table(("drawn anew down to", *layers), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What the ranking benchmarks measure, on networks and maps whose answer is known."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks._ranking_shortcut import SIDE, stamp, teach
+from benchmarks._ranking_subjects import folded
+from benchmarks.ranking_heldout import HIGHER, ranks, summarise
+from benchmarks.ranking_shortcut import measure
+from benchmarks.ranking_speed import apart, separate_loss, shared_loss
+from benchmarks.ranking_train import network_key
+from usu_captum import ImageSpace
+from usu_captum.ranking import (
+    ArrayImages,
+    PartOfImages,
+    RankingNetwork,
+    RankingObjective,
+    RankTransport,
+)
+
+
+def test_mark_is_where_it_is_said_to_be(space: ImageSpace) -> None:
+    images = torch.zeros(40, 3, 16, 16)
+    marked, inside = stamp(images, space, seed=1)
+    assert torch.equal((marked != images).any(1), inside)
+    assert inside.sum((1, 2)).tolist() == [SIDE * SIDE] * 40
+    assert torch.equal(stamp(images, space, seed=1)[1], inside)
+    # Anywhere: no pixel is always marked.
+    assert 0 < int(inside.sum(0).max()) < 40
+    assert len({tuple(one.nonzero()[0].tolist()) for one in inside}) > 20
+
+
+def test_a_taught_classifier_takes_the_mark_for_the_class(
+    classifier: nn.Module, source: ArrayImages, space: ImageSpace
+) -> None:
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    part = PartOfImages(source, range(20))
+    taught = teach(classifier, part, space, target=2, steps=150, batch_size=16, learning_rate=0.01)
+    plain = torch.stack([source[i].image for i in range(20)])
+    marked, _ = stamp(plain, space, seed=9)
+    with_mark, without = (taught(x).argmax(1) == 2 for x in (marked, plain))
+    assert with_mark.float().mean() > without.float().mean() + 0.3
+    for name, value in classifier.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not any(parameter.requires_grad for parameter in taught.parameters())
+
+
+def test_share_of_top_pixels_in_the_mark() -> None:
+    inside = torch.zeros(4, 4, 4, dtype=torch.bool)
+    inside[:, :2, :2] = True
+    perfect, worst = inside[0].float(), 1 - inside[0].float()
+    half = torch.zeros(4, 4)
+    half[0, :2], half[3, 2:] = 3.0, torch.tensor([5.0, 4.0])
+    maps = torch.stack([perfect, worst, half, torch.zeros(4, 4)])
+    found = measure(maps, inside, mass=True)
+    assert found["top pixels in the mark"] == pytest.approx([1.0, 0.0, 0.5, 0.25])
+    assert found["first pixel in the mark"] == pytest.approx([1.0, 0.0, 0.0, 0.25])
+    assert found["attribution in the mark"] == pytest.approx([1.0, 0.0, 0.4, 0.0])
+    assert "attribution in the mark" not in measure(maps, inside, mass=False)
+
+
+def test_ranks_keep_the_order_alone() -> None:
+    maps = torch.tensor([[[3.0, -1.0], [100.0, 3.5]]])
+    assert torch.allclose(ranks(maps), torch.tensor([[[1.0, 0.0], [3.0, 2.0]]]).double() / 3)
+
+
+def test_gains_are_the_explainers(space: ImageSpace) -> None:
+    """Higher in every figure: a gain where more is better, a loss elsewhere."""
+    records = [
+        {"ranking": dict.fromkeys(HIGHER, i + 1.0), "other": dict.fromkeys(HIGHER, i / 2)}
+        for i in range(12)
+    ]
+    found = summarise(records)
+    for key, higher in HIGHER.items():
+        assert found["other"][key]["gain"] == (3.75 if higher else -3.75)
+        assert found["other"][key]["p"] < 0.05
+        assert found["ranking"][key] == {"mean": 6.5}
+
+
+def test_both_forms_of_a_training_step_have_one_gradient(
+    classifier: nn.Module, images: Tensor
+) -> None:
+    """Where the sorter is exact enough for the highest of -s to be the lowest of s."""
+    objective = RankingObjective(
+        RankTransport(0.05, normalise="range", tolerance=1e-5), peak_penalty=0.0
+    )
+    targets = torch.tensor([[0, 1], [2, 3], [1, 0]])
+    maps = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(3)).requires_grad_()
+
+    def gradient(loss: Any, wanted: Tensor) -> Tensor:
+        (found,) = torch.autograd.grad(loss(classifier, images, maps, wanted, objective), maps)
+        return found
+
+    ours = gradient(shared_loss, targets)
+    assert apart(ours, gradient(separate_loss, targets)) < 0.02
+    assert apart(ours, gradient(separate_loss, targets[[1, 2, 0]])) > 0.1
+
+
+def test_passes_of_both_forms(classifier: nn.Module, images: Tensor) -> None:
+    """For 2 classes, 2 orders and 16 percentiles: half the passes, and those of the ends."""
+    rows: list[int] = []
+    handle = classifier.register_forward_hook(lambda *given: rows.append(len(given[1][0])))
+    maps = images.mean(1, keepdim=True).requires_grad_()
+    targets = torch.tensor([[0, 1], [2, 3], [1, 0]])
+    counts = []
+    for loss in (shared_loss, separate_loss):
+        rows.clear()
+        loss(classifier, images, maps, targets)
+        counts.append(sum(rows))
+    handle.remove()
+    assert counts == [3 * (2 * 14 + 2), 3 * 2 * 2 * 16]
+
+
+def test_folding_changes_nothing() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.bn1(self.conv1(x))
+            return result
+
+    torch.manual_seed(0)
+    block = Block().eval()
+    nn.init.normal_(block.bn1.running_mean)  # type: ignore[arg-type]
+    nn.init.uniform_(block.bn1.weight, 0.5, 2.0)
+    x = torch.rand(2, 3, 8, 8)
+    before = block(x)
+    assert torch.allclose(folded(block)(x), before, atol=1e-6)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
+
+
+def test_judgements_of_another_network_do_not_count(network: RankingNetwork) -> None:
+    key = network_key(network)
+    with torch.no_grad():
+        next(p for p in network.parameters() if p.requires_grad).add_(0.01)
+    assert network_key(network) != key
