@@ -1,6 +1,7 @@
 """The maps that a trained ranking explainer is compared with, and its own."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from captum.attr import InputXGradient, IntegratedGradients
@@ -38,12 +39,16 @@ def explain(
 
 
 def refined_maps(
-    subject: Subject, network: RankingNetwork, image: Tensor, target: int
+    subject: Subject,
+    network: RankingNetwork,
+    image: Tensor,
+    target: int,
+    refinements: Sequence[int] = REFINEMENTS,
 ) -> dict[str, Tensor]:
-    """Return the explainer's own map, and its refinements."""
+    """Return the explainer's own map, and its refinements by so many steps."""
     explainer = RankingExplainer(subject.model, network, space=subject.space)
     maps = {"ranking": explainer.attribute(image, target)}
-    for steps in REFINEMENTS:
+    for steps in refinements:
         maps[f"ranking T={steps}"] = explainer.attribute(
             image,
             target,
@@ -80,9 +85,14 @@ def many_pass_maps(subject: Subject, image: Tensor, target: int) -> dict[str, Te
         "Grad-CAM usu": grad_cam.attribute(
             image, target=target, upsampler="usu", relu_attributions=True
         ).detach(),
-        "IG": IntegratedGradients(model)
-        .attribute(image, target=target, n_steps=50, internal_batch_size=50)
-        .sum(1)
-        .detach(),
+        "IG": integrated_gradients(subject, image, target),
         "RISE": rise(ForwardScore(model, target), image, RISE_MASKS, fill=fill),
     }
+
+
+def integrated_gradients(subject: Subject, image: Tensor, target: int) -> Tensor:
+    """Return 50 steps from the mean colour, summed over channels: (1, H, W)."""
+    found: Tensor = IntegratedGradients(subject.model).attribute(
+        image, target=target, n_steps=50, internal_batch_size=50
+    )
+    return found.sum(1).detach()

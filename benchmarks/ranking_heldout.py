@@ -32,12 +32,11 @@ from benchmarks._common import (
     table,
     write_json,
 )
-from benchmarks._ranking_maps import explain, single_pass_maps
+from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
 from benchmarks._ranking_subjects import Subject, load_subject
 from benchmarks._statistics import paired
 from benchmarks.ranking_train import WORK, network_key, trained
 from usu_captum import ForwardScore
-from usu_captum.paths import IntegratedGradients
 from usu_captum.ranking import RankingNetwork, build_network
 from usu_core import metrics
 
@@ -66,7 +65,7 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=tuple(LAYERS))
-    parser.add_argument("--images", type=int, default=100, help="reported images")
+    parser.add_argument("--images", type=int, default=60, help="reported images")
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
     parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
     options = parser.parse_args()
@@ -105,10 +104,11 @@ def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str
     with torch.no_grad():
         target = int(subject.model(image).argmax(1))
     maps = {
-        name: values.detach().reshape(1, *image.shape[2:])
-        for name, values in explain(subject, network, image, target).items()
+        **refined_maps(subject, network, image, target, (5,)),
+        **single_pass_maps(subject, image, target),
+        "IG": integrated_gradients(subject, image, target),
     }
-    stacked = torch.cat(list(maps.values()))
+    stacked = torch.cat([m.detach().reshape(1, *image.shape[2:]) for m in maps.values()])
     batch = image.expand(len(stacked), -1, -1, -1)
     score = ForwardScore(subject.model, target)
     colours = subject.space.from_raw(
@@ -187,9 +187,8 @@ def _sanity(
         return attribute
 
     def integrated(model: nn.Module) -> Tensor:
-        found: Any = IntegratedGradients(model).attribute(images, target=targets, n_steps=20)
-        summed: Tensor = found.sum(1)
-        return summed
+        pairs = zip(images, targets.tolist(), strict=True)
+        return torch.cat([integrated_gradients(subject, i[None], t) for i, t in pairs])
 
     methods = {
         "ranking": ranked,

@@ -23,13 +23,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks._common import RESULTS, ROOT, environment, table, write_json
-from benchmarks._ranking_maps import REFERENCES, single_pass_maps
+from benchmarks._ranking_maps import REFERENCES, integrated_gradients, single_pass_maps
 from benchmarks._ranking_shortcut import SIDE, stamp, teach
 from benchmarks._ranking_subjects import Subject, load_subject
 from benchmarks._statistics import paired
 from benchmarks.ranking_heldout import ranks
 from benchmarks.ranking_train import WORK, trained
-from usu_captum.paths import IntegratedGradients
 from usu_captum.ranking import RankingNetwork, refine
 from usu_core import metrics
 
@@ -44,7 +43,7 @@ MASS = ("Grad-CAM", "LayerCAM", "input x gradient", "IG")
 def main() -> None:
     """Fine-tune, explain, print the table, write the JSON and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
     parser.add_argument("--out", type=Path, default=RESULTS / "ranking_shortcut.json")
     parser.add_argument("--picture", type=Path, default=PICTURE)
@@ -121,14 +120,13 @@ def _maps(changed: Subject, network: RankingNetwork, image: Tensor) -> dict[str,
                 start,
                 target=TARGET,
                 n_steps=steps,
-                objective=dataclasses.replace(changed.config.objective, n_percentiles=10),
+                objective=changed.config.objective,
                 grids=GRIDS,
                 references=REFERENCES,
                 space=changed.space,
                 learning_rate=0.2,
             ).maps
-    integrated: Any = IntegratedGradients(changed.model).attribute(image, target=TARGET, n_steps=50)
-    found |= {**single, "IG": integrated.sum(1)}
+    found |= {**single, "IG": integrated_gradients(changed, image, TARGET)}
     return {name: values.detach().reshape(1, *image.shape[2:]) for name, values in found.items()}
 
 
