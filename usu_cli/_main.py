@@ -4,11 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from usu_cli._errors import UsageError
 
 _DEFAULT_UPSAMPLERS = ("nearest", "bilinear", "usu", "iwmr-mass", "tilted")
+_DEFAULT_METRICS = ("deletion", "insertion", "correlation", "infidelity")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_explain(commands)
+    _add_evaluate(commands)
     _add_train_explainer(commands)
     return parser
 
@@ -60,9 +62,7 @@ def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
     explain = commands.add_parser("explain", help=text, description=text.capitalize() + ".")
     add = explain.add_argument
     add("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
-    add("--model", required=True, help="timm:NAME, torchvision:NAME or FILE.safetensors")
-    add("--arch", help="architecture of FILE.safetensors: timm:NAME or torchvision:NAME")
-    add("--weights", type=Path, metavar="FILE.safetensors", help="local weights for a named model")
+    _add_model(explain)
     add("--layer", help="layer to explain, as in model.named_modules(); by default the last stage")
     add("--target", help="class to explain, by index or name; by default each image's top-1")
     add(
@@ -70,11 +70,60 @@ def _add_explain(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help=f"may be repeated; by default {','.join(_DEFAULT_UPSAMPLERS)}",
     )  # fmt: skip
     add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
+    add("--out", type=Path, default=Path("usu-explain"), help="folder to write to")
+    explain.set_defaults(run=_explain)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "measure maps on your images and model, and compare them; run again to resume"
+    evaluate = commands.add_parser("evaluate", help=text, description=text.capitalize() + ".")
+    add = evaluate.add_argument
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR|LIST",
+        help="folder of images, .txt with a path per line, or .csv: image[,target][,mask]",
+    )
+    add("--masks", type=Path, metavar="DIR", help="a/b.png, bright on the object, for a/b.jpg")
+    add("--images", type=_positive, metavar="N", help="only so many, evenly spaced")
+    _add_model(evaluate)
+    add("--layer", help="layer to explain, as in model.named_modules(); by default the last stage")
+    add("--target", help="class to explain, by index or name; by default each image's top-1")
+    add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
+    names: dict[str, Any] = {"action": "append", "metavar": "NAME[,NAME...]"}
+    add("--methods", **names, help="by default LayerGradCam; a wrong name lists the nearest")
+    add("--upsamplers", **names, help=f"by default {','.join(_DEFAULT_UPSAMPLERS)}")
+    add("--metrics", **names, help=f"by default {','.join(_DEFAULT_METRICS)}")
+    add(
+        "--against",
+        **names,
+        help="compare with these upsamplers or methods; by default bilinear, if measured",
+    )
+    add(
+        "--evaluations",
+        type=_positive,
+        default=150,
+        metavar="N",
+        help="model evaluations for RISE and the like; usu spends about as many",
+    )
+    add("--steps", type=_positive, default=16, help="of deletion and insertion")
+    add("--samples", type=_positive, default=96, help="boxes or pixel sets that a metric draws")
+    add("--precision", choices=("no", "bf16"), default="no", help="bf16 to judge, not to explain")
+    add("--batch-size", type=_positive, default=64, help="images per model call")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, default=Path("usu-evaluate"), help="folder to write to")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_model(command: _Parser) -> None:
+    add = command.add_argument
+    add("--model", required=True, help="timm:NAME, torchvision:NAME or FILE.safetensors")
+    add("--arch", help="architecture of FILE.safetensors: timm:NAME or torchvision:NAME")
+    add("--weights", type=Path, metavar="FILE.safetensors", help="local weights for a named model")
     add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="instead of the model's own")
     add("--std", type=_positive_float, nargs=3, metavar=("R", "G", "B"), help="likewise")
     add("--size", type=_positive, metavar="PIXELS", help="side of the model's input, likewise")
-    add("--out", type=Path, default=Path("usu-explain"), help="folder to write to")
-    explain.set_defaults(run=_explain)
 
 
 def _add_train_explainer(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -82,9 +131,7 @@ def _add_train_explainer(commands: "argparse._SubParsersAction[_Parser]") -> Non
     train = commands.add_parser("train-explainer", help=text, description=text.capitalize() + ".")
     add = train.add_argument
     add("--data", type=Path, required=True, help="folder of images, or .npz with uint8 images")
-    add("--model", required=True, help="timm:NAME, torchvision:NAME or FILE.safetensors")
-    add("--arch", help="architecture of FILE.safetensors: timm:NAME or torchvision:NAME")
-    add("--weights", type=Path, metavar="FILE.safetensors", help="local weights for a named model")
+    _add_model(train)
     add("--out", type=Path, default=Path("usu-explainer"), help="folder to write to")
     add("--held-out", type=_positive, default=100, help="images to evaluate on, drawn at random")
     add("--labelled", action="store_true", help="one folder per class, or labels in the .npz")
@@ -102,9 +149,6 @@ def _add_train_explainer(commands: "argparse._SubParsersAction[_Parser]") -> Non
     add("--patience", type=int, default=0, help="stop after so many evaluations without a gain")
     add("--workers", type=int, default=0, help="processes that read images")
     add("--strict", action="store_true", help="stop at an image that cannot be read")
-    add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="instead of the model's own")
-    add("--std", type=_positive_float, nargs=3, metavar=("R", "G", "B"), help="likewise")
-    add("--size", type=_positive, metavar="PIXELS", help="side of the model's input, likewise")
     train.set_defaults(run=_train_explainer)
 
 
@@ -118,13 +162,12 @@ def _demo(given: argparse.Namespace) -> None:
 def _explain(given: argparse.Namespace) -> None:
     from usu_cli._explain import ExplainOptions, run_explain
 
-    chosen = [name for part in given.upsampler or () for name in part.split(",") if name]
     run_explain(
         ExplainOptions(
             images=tuple(given.images),
             model=given.model,
             out=given.out,
-            upsamplers=tuple(chosen) or _DEFAULT_UPSAMPLERS,
+            upsamplers=_names(given.upsampler) or _DEFAULT_UPSAMPLERS,
             arch=given.arch,
             weights=given.weights,
             layer=given.layer,
@@ -137,6 +180,20 @@ def _explain(given: argparse.Namespace) -> None:
     )
 
 
+def _evaluate(given: argparse.Namespace) -> None:
+    from usu_cli.evaluate import EvaluateOptions, run_evaluate
+
+    values = {name: v for name, v in vars(given).items() if name not in ("run", "version")}
+    for name in ("mean", "std"):
+        values[name] = tuple(values[name]) if values[name] else None
+    values["methods"] = _names(given.methods) or ("LayerGradCam",)
+    values["upsamplers"] = _names(given.upsamplers) or _DEFAULT_UPSAMPLERS
+    values["metrics"] = _names(given.metrics) or _DEFAULT_METRICS
+    measured = "bilinear" in values["upsamplers"]
+    values["against"] = _names(given.against) or (("bilinear",) if measured else ())
+    run_evaluate(EvaluateOptions(**values))
+
+
 def _train_explainer(given: argparse.Namespace) -> None:
     from usu_cli._train import TrainOptions, run_train
 
@@ -144,6 +201,12 @@ def _train_explainer(given: argparse.Namespace) -> None:
     for name in ("mean", "std"):
         values[name] = tuple(values[name]) if values[name] else None
     run_train(TrainOptions(**values))
+
+
+def _names(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of an option that may be repeated and takes several at once."""
+    names = (name.strip() for part in given or () for name in part.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def _positive(text: str) -> int:

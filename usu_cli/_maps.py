@@ -10,6 +10,9 @@ import usu_core
 from usu_cli._errors import unknown
 from usu_core.scoring import ModelScore
 
+Scored = dict[Hashable, usu_core.Upsampling]
+"""The first upsampling with each kind of scores, for the next to take them from."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -44,6 +47,7 @@ def upsample_all(
     image: torch.Tensor,
     score: ModelScore,
     upsamplers: Mapping[str, usu_core.AnyUpsampler],
+    scored: Scored | None = None,
 ) -> Comparison:
     """Upsample ``cells`` (1, 1, h, w) to the size of ``image`` (1, C, H, W) in each way.
 
@@ -52,13 +56,13 @@ def upsample_all(
         image: What the model saw.
         score: The explained scalar, as upsamplers take it.
         upsamplers: The ways, by the name to show.
+        scored: Scores of the same image and class found before; new ones are added.
     """
     results: dict[str, usu_core.Upsampling] = {}
     evaluations: dict[str, int] = {}
-    scored: dict[Hashable, usu_core.Upsampling] = {}
+    scored = {} if scored is None else scored
     for name, upsampler in upsamplers.items():
-        # Upsamplers of a third party may have none of these; they all differ then.
-        recipe = tuple(getattr(upsampler, part, name) for part in _RECIPE)
+        recipe = scores_recipe(name, upsampler)
         first = scored.get(recipe)
         result: Any = upsampler(
             cells,
@@ -75,5 +79,7 @@ def upsample_all(
     return Comparison(results, evaluations, next((phi for phi in maps if phi is not None), None))
 
 
-# What decides a score map: equal parts, equal scores.
-_RECIPE = ("segmenter", "scorer", "refinement")
+def scores_recipe(name: str, upsampler: usu_core.AnyUpsampler) -> Hashable:
+    """Return what decides an upsampler's score map: equal recipes, equal scores."""
+    # Upsamplers of a third party may have none of these; they all differ then.
+    return tuple(getattr(upsampler, part, name) for part in ("segmenter", "scorer", "refinement"))

@@ -74,14 +74,16 @@ def write_report(report: Report, manifest: Mapping[str, Any], out: Path) -> list
         pictures.append(out / f"{sheet.stem}.png")
         pictures[-1].write_bytes(panel_png(f"{sheet.title} — {sheet.note}", sheet.panels))
     page = out / PAGE
-    page.write_text(_render(report), encoding="utf-8")
+    html = template("report.html.j2").render(report=report, title=report.title, facts=report.facts)
+    page.write_text(html, encoding="utf-8")
     record = {**manifest, "files": {"page": PAGE, "pictures": [p.name for p in pictures]}}
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     (out / MANIFEST).write_text(text + "\n", encoding="utf-8")
     return [*pictures, page, out / MANIFEST]
 
 
-def _render(report: Report) -> str:
+def template(name: str) -> Any:
+    """Return a page template of this package; whatever is filled in is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -92,7 +94,7 @@ def _render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = _data_uri
-    return environment.get_template("report.html.j2").render(report=report)
+    return environment.get_template(name)
 
 
 def _data_uri(panel: Panel) -> str:

@@ -1,0 +1,31 @@
+"""``usu evaluate``: are these maps better, on a person's own model and images?
+
+Listing (``_items``), explaining (``_sources``, ``_maps``) and judging (``_measures``) an image end
+in records (``_journal``); statistics, tables, plots and the page are made of records alone.
+"""
+
+from usu_cli.evaluate._command import EvaluateOptions, run_evaluate
+from usu_cli.evaluate._items import Item, list_items
+from usu_cli.evaluate._journal import Journal, Record, read_records
+from usu_cli.evaluate._measures import MEASURES
+from usu_cli.evaluate._plan import Plan
+from usu_cli.evaluate._run import evaluate
+from usu_cli.evaluate._sources import known_methods
+from usu_cli.evaluate._summary import Comparison, Summary, summarise
+
+__all__ = [
+    "MEASURES",
+    "Comparison",
+    "EvaluateOptions",
+    "Item",
+    "Journal",
+    "Plan",
+    "Record",
+    "Summary",
+    "evaluate",
+    "known_methods",
+    "list_items",
+    "read_records",
+    "run_evaluate",
+    "summarise",
+]

@@ -1,0 +1,190 @@
+"""What ``usu evaluate`` does with what was asked for."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from usu_captum import default_layer
+from usu_cli._classes import find_target, read_class_names
+from usu_cli._errors import UsageError, one_line, unknown
+from usu_cli._maps import check_upsamplers
+from usu_cli._models import Classifier, check_size, load_classifier
+from usu_cli._report import prepare_folder
+from usu_cli._table import text_table
+from usu_cli.evaluate._items import list_items
+from usu_cli.evaluate._journal import read_records
+from usu_cli.evaluate._measures import MEASURES
+from usu_cli.evaluate._page import write_summary
+from usu_cli.evaluate._plan import Plan, claim
+from usu_cli.evaluate._run import Outcome, evaluate
+from usu_cli.evaluate._sources import known_methods
+from usu_cli.evaluate._summary import summarise
+from usu_cli.evaluate._tables import means
+from usu_core import resolve
+
+_EXTRA = ("scipy", "pandas", "scikit_posthocs", "tabulate")
+_SLOWEST = timedelta(days=7)  # that the other processes wait for the slowest
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What was asked for on the command line; see ``usu evaluate --help``."""
+
+    data: Path
+    model: str
+    out: Path
+    methods: tuple[str, ...]
+    upsamplers: tuple[str, ...]
+    metrics: tuple[str, ...]
+    against: tuple[str, ...] = ()
+    masks: Path | None = None
+    images: int | None = None
+    arch: str | None = None
+    weights: Path | None = None
+    layer: str | None = None
+    target: str | None = None
+    classes: Path | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    size: int | None = None
+    evaluations: int = 150
+    steps: int = 16
+    samples: int = 96
+    precision: str = "no"
+    batch_size: int = 64
+    seed: int = 0
+
+
+def run_evaluate(options: EvaluateOptions) -> None:
+    """Measure what is missing, or this process's share of it; the first process sums up.
+
+    Raises:
+        UsageError: If anything named does not exist or does not fit, or an earlier run in the same
+            folder used other settings.
+    """
+    missing = [name for name in _EXTRA if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"evaluate needs {', '.join(missing)}; pip install 'usu-attribution[evaluate]'"
+        )
+    _check_names(options)
+    items = list_items(options.data, options.masks, options.images)
+    if all(MEASURES[m].needs_mask for m in options.metrics) and not any(i.mask for i in items):
+        raise UsageError("these metrics compare with masks; give --masks DIR or a list with masks")
+    prepare_folder(options.out)
+    classifier = _classifier(options)
+    plan = _plan(options, classifier)
+    processes = _Processes()
+    classifier.model.to(processes.device)
+    # Settings are checked by one process before any writes.
+    if processes.first:
+        claim(options.out, plan, classifier)
+    processes.wait()
+    outcome = evaluate(
+        classifier, items, plan, options.out, shard=processes.index, shards=processes.count
+    )
+    _report_unreadable(outcome, len(items[processes.index :: processes.count]))
+    processes.wait()
+    if processes.first:
+        _sum_up(options, claim(options.out, plan, classifier))
+
+
+class _Processes:
+    """This process among those that torchrun started; alone without it."""
+
+    def __init__(self) -> None:
+        from accelerate import PartialState
+
+        state = PartialState(timeout=_SLOWEST)
+        self.index: int = state.process_index
+        self.count: int = state.num_processes
+        self.first: bool = state.is_main_process
+        self.device: torch.device = state.device
+        self._state = state
+
+    def wait(self) -> None:
+        """Wait for all processes to come here."""
+        self._state.wait_for_everyone()
+
+
+def _check_names(options: EvaluateOptions) -> None:
+    for kind, given, known in (
+        ("method", options.methods, known_methods()),
+        ("metric", options.metrics, tuple(MEASURES)),
+        ("upsampler or method to compare with", options.against,
+         (*options.upsamplers, *options.methods)),
+    ):  # fmt: skip
+        for name in given:
+            if name not in known:
+                raise unknown(kind, name, known)
+    check_upsamplers(options.upsamplers)
+
+
+def _classifier(options: EvaluateOptions) -> Classifier:
+    loaded = load_classifier(options.model, arch=options.arch, weights=options.weights)
+    classes = loaded.classes
+    if options.classes is not None:
+        classes = read_class_names(options.classes, loaded.outputs)
+    look = loaded.preprocessing.changed(size=options.size, mean=options.mean, std=options.std)
+    if options.size is not None:
+        check_size(loaded, options.size)
+    return Classifier(loaded.name, loaded.model, look, loaded.outputs, classes)
+
+
+def _plan(options: EvaluateOptions, classifier: Classifier) -> Plan:
+    target = None
+    if options.target is not None:
+        target = find_target(options.target, classifier.outputs, classifier.classes)
+    return Plan(
+        methods=options.methods,
+        upsamplers={name: resolve(name) for name in dict.fromkeys(options.upsamplers)},
+        metrics=options.metrics,
+        layer=_layer(options.layer, classifier),
+        target=target,
+        evaluations=options.evaluations,
+        steps=options.steps,
+        samples=options.samples,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
+
+
+def _layer(name: str | None, classifier: Classifier) -> str:
+    layers: dict[str, nn.Module] = {k: m for k, m in classifier.model.named_modules() if k}
+    if name is None:
+        size = classifier.preprocessing.size
+        try:
+            return default_layer(classifier.model, torch.zeros(1, 3, size, size))[0]
+        except ValueError as error:
+            raise UsageError(f"{classifier.name}: {one_line(error)}; give --layer NAME") from error
+    if name not in layers:
+        raise unknown("layer", name, layers)
+    return name
+
+
+def _report_unreadable(outcome: Outcome, items: int) -> None:
+    if outcome.unreadable:
+        print(f"{len(outcome.unreadable)} of {items} images could not be read:")
+        for name, reason in outcome.unreadable.items():
+            print(f"  {name}: {reason}")
+
+
+def _sum_up(options: EvaluateOptions, settings: dict[str, object]) -> None:
+    records = read_records(options.out)
+    if not records:
+        raise UsageError("nothing could be measured: no image could be read")
+    summary = summarise(records, options.against)
+    files = write_summary(summary, settings, options.against, options.out)
+    print(text_table(*means(summary, options.against[0] if options.against else None)))
+    if summary.errors:
+        first = summary.errors[0]
+        print(
+            f"{len(summary.errors)} values could not be measured; the first: {first.metric} of "
+            f"{first.image}: {first.error}"
+        )
+    print(f"{summary.images} images; tables, pictures and the page to open: {files[-1]}")

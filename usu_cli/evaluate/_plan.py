@@ -1,0 +1,114 @@
+"""What to measure, and the settings that results may not be mixed across."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from usu_captum._digest import weights_digest
+from usu_captum.ranking._checkpoint import write_text
+from usu_cli._errors import UsageError
+from usu_cli._models import Classifier
+from usu_cli._versions import versions
+from usu_core import AnyUpsampler, to_dict
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure on every image.
+
+    Args:
+        methods: Names in :func:`known_methods`.
+        upsamplers: What brings coarse maps to the image's size, by the name to show.
+        metrics: Names in ``MEASURES``.
+        layer: Name of the explained layer.
+        target: The class to explain where the list of images says nothing; each image's first
+            if ``None``.
+        evaluations: Model evaluations that a perturbation method may spend on an image.
+        steps: Steps of deletion and insertion.
+        samples: Boxes, subsets or masks that a metric draws.
+        precision: ``"bf16"`` to judge, never to explain, in mixed precision.
+        batch_size: Images per model call.
+        seed: Of everything drawn at random.
+    """
+
+    methods: tuple[str, ...]
+    upsamplers: Mapping[str, AnyUpsampler]
+    metrics: tuple[str, ...]
+    layer: str
+    target: int | None = None
+    evaluations: int = 150
+    steps: int = 16
+    samples: int = 96
+    precision: str = "no"
+    batch_size: int = 64
+    seed: int = 0
+
+
+def claim(out: Path, plan: Plan, classifier: Classifier) -> dict[str, Any]:
+    """Write down what the results in ``out`` depend on, or check that it is the same.
+
+    Methods, metrics, upsamplers and images may be added to an earlier run.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UsageError: If ``out`` holds results of other settings, naming the first that differs.
+    """
+    settings: dict[str, Any] = {
+        "model": classifier.name,
+        "weights": weights_digest(classifier.model),
+        "preprocessing": asdict(classifier.preprocessing),
+        "layer": plan.layer,
+        "target": plan.target,
+        "evaluations": plan.evaluations,
+        "steps": plan.steps,
+        "samples": plan.samples,
+        "precision": plan.precision,
+        "seed": plan.seed,
+        "upsamplers": {name: _config(u) for name, u in plan.upsamplers.items()},
+        "versions": versions(),
+    }
+    settings = json.loads(json.dumps(settings))  # tuples become what they will be read back as
+    path = out / SETTINGS
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        _compare(earlier, settings, out)
+        settings["upsamplers"] = earlier["upsamplers"] | settings["upsamplers"]
+        settings["versions"] = earlier["versions"]
+    text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text)
+    return settings
+
+
+def _config(upsampler: AnyUpsampler) -> Any:
+    try:
+        return to_dict(upsampler)
+    except (TypeError, ValueError):  # of a third party, or with a function inside
+        return repr(upsampler)
+
+
+def _compare(earlier: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    differing = [
+        (name, earlier.get(name), value)
+        for name, value in now.items()
+        if name not in ("upsamplers", "versions") and earlier.get(name) != value
+    ]
+    differing += [
+        (f"upsampler {name}", earlier["upsamplers"][name], config)
+        for name, config in now["upsamplers"].items()
+        if name in earlier["upsamplers"] and earlier["upsamplers"][name] != config
+    ]
+    package = "usu-attribution"
+    if earlier["versions"][package] != now["versions"][package]:
+        differing.append((package, earlier["versions"][package], now["versions"][package]))
+    if differing:
+        name, before, after = differing[0]
+        raise UsageError(
+            f"{str(out)!r} holds results of another {name}: {before!r}, now {after!r}; "
+            "give another --out"
+        )

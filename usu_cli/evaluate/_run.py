@@ -1,0 +1,271 @@
+"""Measure image by image, what has not been measured yet."""
+
+import zlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from usu_captum import ForwardScore, ImageSpace
+from usu_cli._classes import find_target
+from usu_cli._errors import UsageError, one_line
+from usu_cli._images import read_image
+from usu_cli._maps import Scored
+from usu_cli._models import Classifier
+from usu_cli.evaluate._items import Item, read_mask
+from usu_cli.evaluate._journal import Journal, Key, Record, keys, read_records
+from usu_cli.evaluate._maps import AS_IS, FineMap, fine_maps, tie_breaker
+from usu_cli.evaluate._measures import MEASURES, Judged
+from usu_cli.evaluate._plan import Plan, claim
+from usu_cli.evaluate._sources import (
+    Method,
+    Setting,
+    Subject,
+    build_methods,
+    explain,
+    is_coarse,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did: new records written, and images that could not be read, with the reason."""
+
+    written: int
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate(
+    classifier: Classifier,
+    items: Sequence[Item],
+    plan: Plan,
+    out: Path,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+) -> Outcome:
+    """Measure every map of every item, but for what ``out`` holds already.
+
+    May be stopped at any time, and called again: with the same settings it goes on; with more
+    methods, upsamplers, metrics or items it adds those.
+
+    Args:
+        classifier: The model; it decides the device.
+        items: The images.
+        plan: What to measure.
+        out: Folder of the records and settings.
+        shard: Which of ``shards`` this process is; it takes every ``shards``-th item.
+        shards: Number of processes that share the items.
+
+    Raises:
+        UsageError: If ``out`` holds results of other settings, another process writes this
+            shard, a name is unknown, or a method cannot explain the model.
+
+    Cost:
+        Per image and map about ``3 (steps + 1)`` model evaluations for each of deletion and
+        insertion; per image ``samples`` for box metrics and some 150 for guided upsamplers.
+    """
+    device = next(classifier.model.parameters()).device
+    layer = dict(classifier.model.named_modules())[plan.layer]
+    look = classifier.preprocessing
+    space = ImageSpace(look.mean, look.std)
+    methods = build_methods(
+        plan.methods,
+        Setting(classifier.model, layer, space, plan.evaluations, plan.batch_size),
+    )
+    if shard == 0:
+        claim(out, plan, classifier)
+    done = keys(read_records(out))
+    written, unreadable = 0, {}
+    mine = [item for item in items[shard::shards] if _missing(item, plan, done)]
+    with Journal(out, shard) as journal:
+        for item in tqdm(mine, desc="evaluating", unit="image", position=shard, disable=None):
+            try:
+                subject = _subject(item, classifier, plan, space, device)
+            except _UnreadableError as error:
+                unreadable[item.name] = str(error)
+                continue
+            written += _measure(item, subject, methods, plan, classifier.model, done, journal)
+    return Outcome(written, unreadable)
+
+
+class _UnreadableError(Exception):
+    """An item whose picture or mask cannot be read: named in the end, not fatal."""
+
+
+def _missing(item: Item, plan: Plan, done: set[Key]) -> bool:
+    return any(
+        (item.name, method, upsampler, metric) not in done
+        for method in plan.methods
+        for upsampler in _ways(method, plan)
+        for metric in _metrics(item, method, plan)
+    )
+
+
+def _ways(method: str, plan: Plan) -> Sequence[str]:
+    return tuple(plan.upsamplers) if is_coarse(method) else (AS_IS,)
+
+
+def _metrics(item: Item, method: str, plan: Plan) -> list[str]:
+    return [
+        name
+        for name in plan.metrics
+        if (item.mask is not None or not MEASURES[name].needs_mask)
+        and (is_coarse(method) or MEASURES[name].run is not None)
+    ]
+
+
+def _subject(
+    item: Item, classifier: Classifier, plan: Plan, space: ImageSpace, device: torch.device
+) -> Subject:
+    look = classifier.preprocessing
+    mask = None
+    try:
+        image = read_image(item.path)
+        if item.mask is not None:
+            grey = np.asarray(look.crop(read_mask(item.mask, image.size)))
+            mask = torch.from_numpy(grey >= 128).to(device)
+    except UsageError as error:
+        raise _UnreadableError(str(error)) from error
+    inputs = look.normalise(look.crop(image)).to(device)
+    with torch.no_grad():
+        first = int(classifier.model(inputs).argmax(1))
+    target = first if plan.target is None else plan.target
+    if item.target is not None:
+        target = find_target(item.target, classifier.outputs, classifier.classes)
+    return Subject(
+        inputs=inputs,
+        target=target,
+        score=ForwardScore(classifier.model, target),
+        black=space.black(inputs[..., :1, :1])[0],
+        seed=plan.seed + zlib.crc32(item.name.encode()),
+        mask=mask,
+        first=target == first,
+    )
+
+
+def _measure(
+    item: Item,
+    subject: Subject,
+    methods: dict[str, Method],
+    plan: Plan,
+    model: nn.Module,
+    done: set[Key],
+    journal: Journal,
+) -> int:
+    """Explain and judge one image; return the number of records written."""
+    scored: Scored = {}
+    maps: list[FineMap] = []
+    for name, method in methods.items():
+        ways = [
+            way
+            for way in _ways(name, plan)
+            if any((item.name, name, way, m) not in done for m in _metrics(item, name, plan))
+        ]
+        if ways:
+            upsamplers = {way: plan.upsamplers[way] for way in ways if way != AS_IS}
+            explanation = explain(name, method, subject)
+            maps += fine_maps(name, explanation, subject, upsamplers, scored)
+    judged = _Judges(subject, plan, model, tie_breaker(subject, scored))
+    written = 0
+    for metric in plan.metrics:
+        chosen = [
+            m
+            for m in maps
+            if metric in _metrics(item, m.method, plan)
+            and (item.name, m.method, m.upsampler, metric) not in done
+        ]
+        if chosen:
+            journal.append(_records(item, subject, metric, chosen, judged))
+            written += len(chosen)
+    return written
+
+
+class _Judges:
+    """Runs metrics on chosen maps; those of the same pixels are judged once."""
+
+    def __init__(self, subject: Subject, plan: Plan, model: nn.Module, ties: Tensor) -> None:
+        self._subject, self._plan, self._ties = subject, plan, ties
+        self._cache: dict[tuple[int, ...], tuple[Judged, list[int]]] = {}
+        mixed = plan.precision == "bf16"
+        kind = subject.inputs.device.type
+
+        def forward(images: Tensor) -> Tensor:
+            with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():
+                result: Tensor = model(images)
+            return result.float()
+
+        self._score = ForwardScore(forward, subject.target)
+
+    def run(self, metric: str, maps: Sequence[FineMap]) -> tuple[Tensor, Tensor | None]:
+        """Return a value per map, and curves where the metric has them."""
+        run = MEASURES[metric].run
+        if run is None:
+            return torch.tensor([float(m.mass_error or 0.0) for m in maps]), None
+        judged, places = self._judged(maps)
+        found = run(judged)
+        curves = None if found.curves is None else found.curves[places].cpu()
+        return found.values[places].double().cpu(), curves
+
+    def _judged(self, maps: Sequence[FineMap]) -> tuple[Judged, list[int]]:
+        """Return the distinct maps, judged together, and the place of each map among them."""
+        key = tuple(id(m) for m in maps)
+        if key not in self._cache:
+            distinct: list[Tensor] = []
+            places = []
+            for m in maps:
+                same = (i for i, other in enumerate(distinct) if torch.equal(other, m.values))
+                place = next(same, len(distinct))
+                if place == len(distinct):
+                    distinct.append(m.values)
+                places.append(place)
+            judged = Judged(
+                maps=torch.stack(distinct),
+                inputs=self._subject.inputs,
+                score=self._score,
+                black=self._subject.black,
+                ties=self._ties,
+                mask=self._subject.mask,
+                steps=self._plan.steps,
+                samples=self._plan.samples,
+                batch_size=self._plan.batch_size,
+                seed=self._plan.seed,
+            )
+            self._cache[key] = judged, places
+        return self._cache[key]
+
+
+def _records(
+    item: Item, subject: Subject, metric: str, maps: Sequence[FineMap], judges: _Judges
+) -> list[Record]:
+    common: dict[str, Any] = {"image": item.name, "metric": metric, "target": subject.target}
+    try:
+        values, curves = judges.run(metric, maps)
+        if not bool(values.isfinite().all()):
+            raise ValueError("the value is not finite.")
+    except ValueError as error:
+        # An image on which a metric is not defined must not end a long run; the record says why.
+        return [
+            Record(
+                method=m.method, upsampler=m.upsampler, value=None,
+                evaluations=m.evaluations, error=one_line(error), **common,
+            )
+            for m in maps
+        ]  # fmt: skip
+    return [
+        Record(
+            method=m.method,
+            upsampler=m.upsampler,
+            value=float(values[i]),
+            evaluations=m.evaluations,
+            curve=None if curves is None else tuple(round(float(v), 6) for v in curves[i]),
+            **common,
+        )
+        for i, m in enumerate(maps)
+    ]
