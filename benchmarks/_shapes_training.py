@@ -94,9 +94,7 @@ def train(
         model = recipe.fit(model, size)
         shapes = recipe.draw(labels, np.random.default_rng(recipe.seed + 1), size=size)
         training, validation = _part(shapes, 0, first), _part(shapes, first, second)
-        optimiser = torch.optim.AdamW(
-            model.parameters(), lr=rate, weight_decay=recipe.weight_decay
-        )
+        optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
             rate,
@@ -185,12 +183,9 @@ def _part(shapes: Shapes, start: int, stop: int) -> Shapes:
     return Shapes(shapes.images[start:stop], shapes.masks[start:stop], shapes.labels[start:stop])
 
 
-def _tensors(
-    shapes: Shapes, index: npt.NDArray[np.int64] | slice
-) -> tuple[Tensor, Tensor, Tensor]:
+def _tensors(shapes: Shapes, index: npt.NDArray[np.int64] | slice) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.from_numpy(shapes.images[index]),
         torch.from_numpy(shapes.masks[index]),
         torch.from_numpy(shapes.labels[index]),
     )
-
