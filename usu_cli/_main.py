@@ -189,8 +189,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     values["methods"] = _names(given.methods) or ("LayerGradCam",)
     values["upsamplers"] = _names(given.upsamplers) or _DEFAULT_UPSAMPLERS
     values["metrics"] = _names(given.metrics) or _DEFAULT_METRICS
-    measured = "bilinear" in values["upsamplers"]
-    values["against"] = _names(given.against) or (("bilinear",) if measured else ())
+    values["against"] = _names(given.against) or None
     run_evaluate(EvaluateOptions(**values))
 
 

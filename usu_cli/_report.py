@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def prepare_folder(out: Path) -> Path:
     Raises:
         UsageError: if not.
     """
-    probe = out / ".usu-probe"
+    probe = out / f".usu-probe-{os.getpid()}"  # several processes may prepare one folder
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -21,7 +21,7 @@ from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._page import write_summary
 from usu_cli.evaluate._plan import Plan, claim
 from usu_cli.evaluate._run import Outcome, evaluate
-from usu_cli.evaluate._sources import known_methods
+from usu_cli.evaluate._sources import is_coarse, known_methods
 from usu_cli.evaluate._summary import summarise
 from usu_cli.evaluate._tables import means
 from usu_core import resolve
@@ -40,7 +40,7 @@ class EvaluateOptions:
     methods: tuple[str, ...]
     upsamplers: tuple[str, ...]
     metrics: tuple[str, ...]
-    against: tuple[str, ...] = ()
+    against: tuple[str, ...] | None = None
     masks: Path | None = None
     images: int | None = None
     arch: str | None = None
@@ -71,7 +71,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
         raise UsageError(
             f"evaluate needs {', '.join(missing)}; pip install 'usu-attribution[evaluate]'"
         )
-    _check_names(options)
+    against = _check_names(options)
     items = list_items(options.data, options.masks, options.images)
     if all(MEASURES[m].needs_mask for m in options.metrics) and not any(i.mask for i in items):
         raise UsageError("these metrics compare with masks; give --masks DIR or a list with masks")
@@ -90,7 +90,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
     _report_unreadable(outcome, len(items[processes.index :: processes.count]))
     processes.wait()
     if processes.first:
-        _sum_up(options, claim(options.out, plan, classifier))
+        _sum_up(options.out, against, claim(options.out, plan, classifier))
 
 
 class _Processes:
@@ -99,7 +99,8 @@ class _Processes:
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        state = PartialState(timeout=_SLOWEST)
+        # Without a GPU, accelerate looks for other processes only if told that this is meant.
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=_SLOWEST)
         self.index: int = state.process_index
         self.count: int = state.num_processes
         self.first: bool = state.is_main_process
@@ -111,17 +112,25 @@ class _Processes:
         self._state.wait_for_everyone()
 
 
-def _check_names(options: EvaluateOptions) -> None:
+def _check_names(options: EvaluateOptions) -> tuple[str, ...]:
+    """Return what to compare with: bilinear, if it is measured and nothing else was asked for."""
+    coarse = any(is_coarse(method) for method in options.methods)
+    peers = set(options.upsamplers if coarse else ())
+    peers |= {method for method in options.methods if not is_coarse(method)}
+    peers |= {part for r in read_records(options.out) for part in (r.method, r.upsampler)}
+    against = options.against
+    if against is None:
+        against = ("bilinear",) if "bilinear" in peers else ()
     for kind, given, known in (
         ("method", options.methods, known_methods()),
-        ("metric", options.metrics, tuple(MEASURES)),
-        ("upsampler or method to compare with", options.against,
-         (*options.upsamplers, *options.methods)),
-    ):  # fmt: skip
+        ("metric", options.metrics, MEASURES),
+        ("upsampler or method to compare with", against, sorted(peers)),
+    ):
         for name in given:
             if name not in known:
                 raise unknown(kind, name, known)
     check_upsamplers(options.upsamplers)
+    return against
 
 
 def _classifier(options: EvaluateOptions) -> Classifier:
@@ -174,13 +183,13 @@ def _report_unreadable(outcome: Outcome, items: int) -> None:
             print(f"  {name}: {reason}")
 
 
-def _sum_up(options: EvaluateOptions, settings: dict[str, object]) -> None:
-    records = read_records(options.out)
+def _sum_up(out: Path, against: tuple[str, ...], settings: dict[str, object]) -> None:
+    records = read_records(out)
     if not records:
         raise UsageError("nothing could be measured: no image could be read")
-    summary = summarise(records, options.against)
-    files = write_summary(summary, settings, options.against, options.out)
-    print(text_table(*means(summary, options.against[0] if options.against else None)))
+    summary = summarise(records, against)
+    files = write_summary(summary, settings, against, out)
+    print(text_table(*means(summary, against[0] if against else None)))
     if summary.errors:
         first = summary.errors[0]
         print(

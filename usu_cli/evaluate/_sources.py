@@ -25,7 +25,6 @@ LAYER = (
     "LayerIntegratedGradients",
     "InternalInfluence",
     "LayerDeepLift",
-    "LayerLRP",
 )
 STEPPED = ("LayerConductance", "LayerIntegratedGradients", "InternalInfluence")
 PATHS = ("IntegratedGradients", "BlurIG", "GuidedIG", "SpectralIG", "SAMP", "SAMPPlusPlus")
@@ -162,7 +161,8 @@ def _path_map(name: str, setting: Setting, subject: Subject) -> Explanation:
     arguments: dict[str, Any] = {"target": subject.target}
     if name in ("IntegratedGradients", "GuidedIG", "SpectralIG"):
         arguments["baselines"] = "black"
-    method: Any = METHODS[name](setting.model, space=setting.space)
+    where = {} if name == "BlurIG" else {"space": setting.space}
+    method: Any = METHODS[name](setting.model, **where)
     found: Tensor = method.attribute(subject.inputs, **arguments)
     return Explanation(fine=found.detach().sum(1))
 
@@ -206,13 +206,14 @@ def _patches(name: str, setting: Setting, subject: Subject) -> Explanation:
         "perturbations_per_eval": 1 if name == "ShapleyValueSampling" else setting.batch_size,
     }
     if name == "Occlusion":
-        # Windows of twice the stride overlap by half: side - 1 of them along each axis.
-        side = max(2, int(spend**0.5) + 1)
-        stride = tuple(max(1, n // side) for n in inputs.shape[2:])
-        window = tuple(min(n, 2 * s) for n, s in zip(inputs.shape[2:], stride, strict=True))
-        arguments["strides"] = (inputs.shape[1], *stride)
-        arguments["sliding_window_shapes"] = (inputs.shape[1], *window)
-        spent = _windows(inputs, window, stride)
+        # The finest windows that can be paid for; of twice the stride, they overlap by half.
+        stride, spent = next(
+            (s, count)
+            for s in range(1, min(inputs.shape[2:]) + 1)
+            if (count := _windows(inputs, s)) <= spend or 2 * s > min(inputs.shape[2:])
+        )
+        arguments["strides"] = (inputs.shape[1], stride, stride)
+        arguments["sliding_window_shapes"] = (inputs.shape[1], 2 * stride, 2 * stride)
     else:
         (segments,) = Slic((SEGMENTS,))(inputs)
         count = int(segments.max()) + 1
@@ -229,12 +230,10 @@ def _patches(name: str, setting: Setting, subject: Subject) -> Explanation:
     return Explanation(fine=found.detach().mean(1), evaluations=spent)
 
 
-def _windows(inputs: Tensor, window: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Number of windows Captum slides over an image; the last may reach beyond the border."""
-    count = 1
-    for n, w, s in zip(inputs.shape[2:], window, stride, strict=True):
-        count *= -(-(n - w) // s) + 1
-    return count
+def _windows(inputs: Tensor, stride: int) -> int:
+    """Number of windows of twice the stride; the last may reach beyond the border."""
+    rows, columns = (-(-max(0, n - 2 * stride) // stride) + 1 for n in inputs.shape[2:])
+    return rows * columns
 
 
 def _mean_colour(inputs: Tensor) -> Tensor:

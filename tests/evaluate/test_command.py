@@ -1,0 +1,249 @@
+"""``usu evaluate``: what it writes, what it adds to, and what it refuses."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from usu_captum import ForwardScore
+from usu_cli.evaluate import Record, list_items, read_records
+from usu_cli.evaluate._plan import Plan
+from usu_cli.evaluate._run import evaluate
+from usu_core import metrics, resolve
+
+Run = Callable[..., None]
+SMALL = ("--methods", "LayerGradCam,random", "--upsamplers", "nearest,bilinear,usu")
+
+
+@pytest.fixture(scope="module")
+def done(work: Path, arguments: Callable[..., list[str]], tmp_path_factory: object) -> Path:
+    """Return the folder of a finished run with masks."""
+    from usu_cli import main
+
+    out = work / "done"
+    main(arguments(out, *SMALL, "--masks", work / "masks", "--against", "bilinear,random",
+                   "--metrics", "deletion,insertion,iou,mass-error,sparseness"))  # fmt: skip
+    return out
+
+
+def test_every_line_is_one_metric_of_one_map_of_one_image(done: Path) -> None:
+    records = read_records(done)
+    keys = {record.key for record in records}
+    assert len(keys) == len(records)
+    images = [f"{'a' if i % 2 else 'b'}/{i}.png" for i in range(6)]
+    maps = [("LayerGradCam", u) for u in ("nearest", "bilinear", "usu")]
+    everywhere = {
+        (image, *name, metric)
+        for image in images
+        for name in [*maps, ("random", "-")]
+        for metric in ("deletion", "insertion", "sparseness")
+    }
+    masked = {(image, *name, "iou") for image in images[:4] for name in [*maps, ("random", "-")]}
+    mass = {(image, *name, "mass-error") for image in images for name in maps}
+    assert keys == everywhere | masked | mass
+
+
+def test_values_are_those_of_the_metric_functions(done: Path, work: Path) -> None:
+    import timm
+    from safetensors.torch import load_file
+
+    from usu_captum import LayerGradCam, default_layer
+    from usu_cli._models import load_classifier
+
+    model = timm.create_model("test_resnet", num_classes=5)
+    model.load_state_dict(load_file(work / "tiny.safetensors"))
+    model.eval()
+    classifier = load_classifier(str(work / "tiny.safetensors"), arch="timm:test_resnet")
+    look = classifier.preprocessing.changed(size=64)
+    with Image.open(work / "images" / "b" / "0.png") as picture:
+        inputs = look.normalise(look.crop(picture.convert("RGB")))
+    target = int(model(inputs).argmax(1))
+    layer = default_layer(model, torch.zeros(1, 3, 64, 64))[1]
+    fine = LayerGradCam(model, layer).attribute(
+        inputs, target, relu_attributions=True, upsampler="usu"
+    )[:, 0].detach()  # fmt: skip
+    score = ForwardScore(model, target)
+    ties = resolve("usu").score_map(inputs, score).values
+    black = look.normalise(Image.new("RGB", (1, 1)))[0]
+    expected = [
+        metrics.deletion(score, inputs, fine, reference=r, black=black, steps=4, ties=ties)
+        for r in metrics.REFERENCES
+    ]
+    (record,) = [
+        r for r in read_records(done) if r.key == ("b/0.png", "LayerGradCam", "usu", "deletion")
+    ]
+    assert record.target == target
+    assert record.value == pytest.approx(sum(float(c.auc) for c in expected) / 3, abs=1e-6)
+    mean = sum(c.scores[0] for c in expected) / 3
+    assert record.curve == pytest.approx(mean.tolist(), abs=2e-6)
+    assert record.evaluations > 100
+
+
+def test_tables_and_page(done: Path) -> None:
+    rows = list(csv.DictReader((done / "summary.csv").read_text().splitlines()))
+    by_record = [
+        r.value for r in read_records(done)
+        if (r.method, r.upsampler, r.metric) == ("LayerGradCam", "usu", "deletion")
+    ]  # fmt: skip
+    (row,) = [
+        r for r in rows
+        if (r["metric"], r["upsampler"], r["peer method"]) == ("deletion", "usu", "random")
+    ]  # fmt: skip
+    assert float(row["mean"]) == pytest.approx(sum(v or 0.0 for v in by_record) / 6)
+    assert row["pairs"] == "6"
+    assert {r["peer upsampler"] for r in rows if r["metric"] == "sparseness"} == {""}
+    page = (done / "report.html").read_text()
+    assert "LayerGradCam" in page
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    assert "<script" not in page
+    assert (done / "summary.md").read_text().startswith("| method")
+    assert r"\toprule" in (done / "summary.tex").read_text()
+    for name in ("curves", "ranks-deletion", "scatter"):
+        with Image.open(done / f"{name}.png") as picture:
+            assert picture.size[0] > 300
+
+
+def test_running_again_measures_nothing_and_more_adds_only_that(
+    done: Path, work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    before = (out / "records-000.jsonl").read_bytes()
+    run(out, *SMALL, "--metrics", "deletion")
+    assert (out / "records-000.jsonl").read_bytes() == before
+    run(out, *SMALL[:2], "--upsamplers", "usu,lanczos", "--metrics", "deletion", "--images", "2")
+    after = read_records(out)
+    added = after[len(before.splitlines()) :]
+    assert [(r.upsampler, r.metric) for r in added] == [("lanczos", "deletion")] * 2
+    assert "lanczos" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--steps", "5"), "another steps: 4, now 5"),
+        (("--seed", "1"), "another seed"),
+        (("--target", "3"), "another target"),
+        (("--layer", "layer1"), "another layer"),
+    ],
+)
+def test_results_of_other_settings_are_not_mixed(
+    done: Path, run: Run, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], message: str
+) -> None:
+    before = (done / "records-000.jsonl").read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        run(done, *SMALL, *more)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert (done / "records-000.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--methods", "GradCamm"), "did you mean GradCAM"),
+        (("--upsamplers", "bilinaer"), "did you mean bilinear"),
+        (("--metrics", "deletoin"), "did you mean deletion"),
+        (("--against", "usu-fast"), "unknown upsampler or method to compare with 'usu-fast'"),
+        (("--metrics", "iou"), "compare with masks"),
+        (("--layer", "layer9"), "unknown layer"),
+        (("--masks", "."), "no masks in"),
+    ],
+)
+def test_refusals(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str], more: tuple[str, ...],
+    message: str,
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path / "out", *more)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_images_that_cannot_be_read_are_named_and_tried_again(
+    work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(work / "images" / "a", data)
+    (data / "5.png").write_bytes((data / "5.png").read_bytes()[:40])
+    out = tmp_path / "out"
+    run(out, "--methods", "random", "--metrics", "deletion", data=data)
+    said = capsys.readouterr().out
+    assert "1 of 3 images could not be read:" in said
+    assert "5.png" in said
+    assert {r.image for r in read_records(out)} == {"1.png", "3.png"}
+    shutil.copy(work / "images" / "a" / "5.png", data / "5.png")
+    run(out, "--methods", "random", "--metrics", "deletion", data=data)
+    assert {r.image for r in read_records(out)} == {"1.png", "3.png", "5.png"}
+
+
+def test_a_metric_without_a_value_is_recorded_with_its_reason(
+    work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The logit of a class that the network thinks impossible is below 0: nothing to divide by.
+    out = tmp_path / "out"
+    run(out, "--methods", "random", "--metrics", "deletion-samp,sparseness", "--images", "3",
+        "--target", str(_unlikeliest(work)))  # fmt: skip
+    failed = [r for r in read_records(out) if r.value is None]
+    assert failed
+    assert all("above 0" in (r.error or "") for r in failed)
+    assert "could not be measured" in capsys.readouterr().out
+
+
+def test_listed_targets_are_explained(work: Path, run: Run, tmp_path: Path) -> None:
+    table = work / "images" / "list.csv"
+    table.write_text("image,target\nb/0.png,1\nb/0.png,4\na/1.png,\n")
+    out = tmp_path / "out"
+    run(out, "--methods", "random", "--metrics", "deletion", data=table)
+    targets = {r.image: r.target for r in read_records(out)}
+    assert targets["b/0.png#1"] == 1
+    assert targets["b/0.png#4"] == 4
+    assert set(targets) == {"b/0.png#1", "b/0.png#4", "a/1.png"}
+
+
+def test_equal_maps_are_judged_once(work: Path, tmp_path: Path) -> None:
+    from usu_cli._models import Classifier, load_classifier
+
+    loaded = load_classifier(str(work / "tiny.safetensors"), arch="timm:test_resnet")
+    look = loaded.preprocessing.changed(size=64)
+    classifier = Classifier(loaded.name, loaded.model, look, loaded.outputs, loaded.classes)
+    seen: list[int] = []
+    loaded.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+
+    def spent(upsamplers: tuple[str, ...], out: Path) -> tuple[int, list[Record]]:
+        seen.clear()
+        plan = Plan(("LayerGradCam",), {name: resolve("nearest") for name in upsamplers},
+                    ("deletion",), "layer3", steps=4)  # fmt: skip
+        evaluate(classifier, list_items(work / "images", count=1), plan, out)
+        return sum(seen), read_records(out)
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    once, (record,) = spent(("nearest",), tmp_path / "one")
+    twice, records = spent(("nearest", "same"), tmp_path / "two")
+    assert once == twice
+    assert [r.value for r in records] == [record.value] * 2
+
+
+def test_settings_are_kept_beside_the_records(done: Path) -> None:
+    settings = json.loads((done / "settings.json").read_text())
+    assert settings["layer"]
+    assert settings["upsamplers"]["usu"]["temperature"] == 1.0
+    assert len(settings["weights"]) == 64
+
+
+def _unlikeliest(work: Path) -> int:
+    from usu_cli._models import load_classifier
+
+    loaded = load_classifier(str(work / "tiny.safetensors"), arch="timm:test_resnet")
+    look = loaded.preprocessing.changed(size=64)
+    with Image.open(work / "images" / "a" / "1.png") as picture:
+        return int(loaded.model(look.normalise(look.crop(picture.convert("RGB")))).argmin(1))

@@ -1,0 +1,73 @@
+"""Metrics by name against the functions they stand for."""
+
+import pytest
+import torch
+
+from usu_captum import ForwardScore
+from usu_cli.evaluate import MEASURES
+from usu_cli.evaluate._measures import Judged
+from usu_core import metrics
+
+
+def judged(mask: bool = True) -> Judged:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.rand(3, 3 * 32 * 32, generator=generator) / 500
+    model = lambda images: images.flatten(1) @ weight.T  # noqa: E731
+    inside = torch.zeros(32, 32, dtype=torch.bool)
+    inside[4:20, 8:24] = True
+    return Judged(
+        maps=torch.rand(2, 32, 32, generator=generator),
+        inputs=torch.rand(1, 3, 32, 32, generator=generator),
+        score=ForwardScore(model, 1),
+        black=torch.zeros(3, 1, 1),
+        ties=torch.rand(32, 32, generator=generator),
+        mask=inside if mask else None,
+        steps=4,
+        samples=12,
+        batch_size=16,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize("name", [n for n, m in MEASURES.items() if m.run is not None])
+def test_every_metric_gives_a_value_per_map(name: str) -> None:
+    run = MEASURES[name].run
+    assert run is not None
+    found = run(judged())
+    assert found.values.shape == (2,)
+    assert bool(found.values.isfinite().all())
+    if found.curves is not None:
+        assert len(found.curves) == 2
+
+
+@pytest.mark.parametrize("name", ["deletion", "insertion"])
+def test_curves_are_means_over_references(name: str) -> None:
+    given = judged()
+    run = MEASURES[name].run
+    assert run is not None
+    found = run(given)
+    each = [
+        getattr(metrics, name)(
+            given.score, given.images, given.maps, reference=reference, black=given.black, steps=4,
+            ties=given.ties.expand(2, -1, -1),
+        )
+        for reference in ("black", "mean", "blur")
+    ]  # fmt: skip
+    torch.testing.assert_close(found.values, sum(curve.auc for curve in each) / 3)
+    assert found.curves is not None
+    torch.testing.assert_close(found.curves, sum(curve.scores for curve in each) / 3)
+
+
+def test_a_metric_that_needs_a_mask_says_so() -> None:
+    run = MEASURES["iou"].run
+    assert run is not None
+    with pytest.raises(ValueError, match="no mask"):
+        run(judged(mask=False))
+
+
+def test_the_direction_of_every_metric_is_the_fields() -> None:
+    lower = {n for n, m in MEASURES.items() if m.higher_is_better is False}
+    assert lower == {
+        "deletion", "infidelity", "quantus-infidelity", "road", "mass-error",
+        "deletion-rise", "deletion-samp", "deletion-aha",
+    }  # fmt: skip

@@ -1,0 +1,133 @@
+"""Every method that the command knows."""
+
+from pathlib import Path
+
+import captum.attr
+import pytest
+import timm
+import torch
+from torch import nn
+
+from usu_captum import ForwardScore, ImageSpace
+from usu_cli._errors import UsageError
+from usu_cli.evaluate._sources import (
+    CAMS,
+    PERTURBATIONS,
+    Setting,
+    Subject,
+    build_methods,
+    explain,
+    is_coarse,
+    known_methods,
+)
+
+# These run the model per channel, or fit to activations; the others show the pattern.
+SLOW = ("AblationCAM", "ScoreCAM", "SAMP", "SAMPPlusPlus")
+SPACE = ImageSpace((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class Counting(nn.Module):
+    """Counts the images it is run on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.images = model, 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.images += len(images)
+        result: torch.Tensor = self.model(images)
+        return result
+
+
+@pytest.fixture(scope="module")
+def model() -> Counting:
+    torch.manual_seed(0)
+    return Counting(timm.create_model("test_resnet", num_classes=5)).eval()
+
+
+@pytest.fixture(scope="module")
+def setting(model: Counting) -> Setting:
+    return Setting(model, model.model.layer3, SPACE, evaluations=20, batch_size=8)
+
+
+@pytest.fixture
+def subject(model: Counting) -> Subject:
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    target = int(model(images).argmax(1))
+    return Subject(
+        images, target, ForwardScore(model, target), SPACE.black(images)[0, :, :1, :1], 7
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in known_methods() if n not in SLOW])
+def test_every_method_gives_a_finite_map(name: str, setting: Setting, subject: Subject) -> None:
+    found = explain(name, build_methods([name], setting)[name], subject)
+    assert bool(found.cells) == is_coarse(name)
+    for cells in found.cells:
+        assert cells.shape[:2] == (1, 1)
+        assert cells.shape[2] <= 64
+        assert bool(cells.isfinite().all())
+    if found.fine is not None:
+        assert found.fine.shape == (1, 64, 64)
+        assert bool(found.fine.isfinite().all())
+    assert found.cells or found.fine is not None
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_perturbations_spend_what_they_may(
+    name: str, setting: Setting, subject: Subject, model: Counting
+) -> None:
+    method = build_methods([name], setting)[name]
+    before = model.images
+    found = explain(name, method, subject)
+    spent = model.images - before
+    # Shapley sampling takes a whole permutation at least; Captum adds the image and its baseline.
+    if name != "ShapleyValueSampling":
+        assert found.evaluations <= setting.evaluations
+    assert spent <= found.evaluations + 2
+
+
+def test_grad_cam_is_captums(setting: Setting, subject: Subject) -> None:
+    found = explain("x", build_methods(["LayerGradCam"], setting)["LayerGradCam"], subject)
+    theirs = captum.attr.LayerGradCam(setting.model, setting.layer).attribute(
+        subject.inputs, subject.target, relu_attributions=True
+    )
+    torch.testing.assert_close(found.cells[0], theirs)
+
+
+@pytest.mark.parametrize("name", ["RISE", "random", "KernelShap"])
+def test_chance_is_the_images_own(name: str, setting: Setting, subject: Subject) -> None:
+    method = build_methods([name], setting)[name]
+    state = torch.get_rng_state()
+    first, second = explain(name, method, subject).fine, explain(name, method, subject).fine
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first, second)
+    other = Subject(subject.inputs, subject.target, subject.score, subject.black, seed=8)
+    third = explain(name, method, other).fine
+    assert third is not None
+    assert not torch.equal(first, third)
+
+
+def test_a_model_that_a_method_cannot_explain_is_one_line(
+    setting: Setting, subject: Subject
+) -> None:
+    flat = Setting(setting.model, setting.model.model.fc, SPACE, 20, 8)  # type: ignore[union-attr, arg-type]
+    with pytest.raises(UsageError, match="'LayerGradCam' cannot explain this"):
+        explain("LayerGradCam", build_methods(["LayerGradCam"], flat)["LayerGradCam"], subject)
+
+
+def test_finer_cam_explains_the_first_class_only(setting: Setting, subject: Subject) -> None:
+    if "FinerCAM" not in CAMS:
+        pytest.skip("this release of pytorch-grad-cam has no FinerCAM")
+    other = Subject(
+        subject.inputs, (subject.target + 1) % 5, subject.score, subject.black, 0, first=False
+    )
+    with pytest.raises(UsageError, match="first class only"):
+        explain("FinerCAM", build_methods(["FinerCAM"], setting)["FinerCAM"], other)
+
+
+def test_an_unknown_method_names_the_nearest(setting: Setting, work: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean LayerGradCam"):
+        build_methods(["LayerGradCAM"], setting)
