@@ -1,11 +1,14 @@
 """Metrics by name against the functions they stand for."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from usu_captum import ForwardScore
 from usu_cli.evaluate import MEASURES
 from usu_cli.evaluate._measures import Judged
+from usu_cli.evaluate._sources import LAYER, PATHS, PERTURBATIONS
 from usu_core import metrics
 
 
@@ -71,3 +74,9 @@ def test_the_direction_of_every_metric_is_the_fields() -> None:
         "deletion", "infidelity", "quantus-infidelity", "road", "mass-error",
         "deletion-rise", "deletion-samp", "deletion-aha",
     }  # fmt: skip
+
+
+def test_the_page_names_every_metric_and_method() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    for name in (*MEASURES, *LAYER, *PATHS, *PERTURBATIONS, "random"):
+        assert f"`{name}`" in page, name

@@ -1,0 +1,117 @@
+"""Run ``usu evaluate`` on the data folder's models, and write all of it as one result."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks._common import data_folder, environment, image_files, load_model, write_json
+from usu_cli._models import Classifier
+from usu_cli._preprocessing import Preprocessing
+from usu_cli.evaluate import Item, Plan, Summary, evaluate, read_records, summarise
+from usu_cli.evaluate._tables import comparisons, means, note
+from usu_core import resolve
+
+LAYERS = {
+    "mobilenet_v2": "features.18",
+    "resnet18": "layer4.1",
+    "resnet50": "layer4.2",
+    "deit_tiny": "blocks.11.norm1",
+}
+OPERATORS = (
+    "bilinear", "nearest", "bicubic", "bilinear-conserving", "usu", "iwmr", "iwmr-mass",
+    "tilted", "score-map",
+)  # fmt: skip
+_HALF = (0.5, 0.5, 0.5)
+
+
+def classifier(name: str) -> Classifier:
+    """Return a model of the data folder as the command line would."""
+    model, _ = load_model(name)
+    look = Preprocessing(mean=_HALF, std=_HALF) if name == "mobilenet_v2" else Preprocessing()
+    return Classifier(name, model, look, 1000, None)
+
+
+def photographs(count: int) -> list[Item]:
+    """Return so many held-out photographs."""
+    return [Item(file.name, file) for file in image_files("held-out", count)]
+
+
+def plan(name: str, methods: Sequence[str], metrics: Sequence[str]) -> Plan:
+    """Return what to measure of one model; judged in half precision, for all maps alike."""
+    return Plan(
+        methods=tuple(methods),
+        upsamplers={operator: resolve(operator) for operator in OPERATORS},
+        metrics=tuple(metrics),
+        layer=LAYERS[name],
+        steps=8,
+        precision="bf16",
+    )
+
+
+def run(name: str, items: Sequence[Item], chosen: Plan, folder: Path) -> None:
+    """Measure what ``folder`` lacks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluate(classifier(name), items, chosen, folder)
+
+
+def publish(
+    folders: Mapping[str, Path], against: Sequence[str], out: Path, items: Mapping[str, int]
+) -> None:
+    """Sum up each model's records, print Markdown tables, and write the result.
+
+    Args:
+        folders: Where each model's records are.
+        against: What maps are compared with; values are marked against the first.
+        out: The result.
+        items: How many images each model was meant to explain.
+    """
+    models: dict[str, Any] = {}
+    for name, folder in folders.items():
+        records = read_records(folder)
+        if not records:
+            continue
+        summary = summarise(records, against)
+        models[name] = _content(summary) | {"wanted": items[name]}
+        print(_markdown(name, summary, against))
+    write_json(out, {"environment": environment(), "against": list(against), "models": models})
+
+
+def _content(summary: Summary) -> dict[str, Any]:
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for (metric, name), by_image in summary.values.items():
+        values.setdefault(metric, {})[" | ".join(name)] = {
+            image: round(value, 6) for image, value in by_image.items()
+        }
+    return {
+        "images": summary.images,
+        "evaluations": {" | ".join(n): v for n, v in summary.evaluations.items()},
+        "errors": [f"{r.image}, {r.method}, {r.metric}: {r.error}" for r in summary.errors],
+        "comparisons": [
+            {
+                "metric": c.metric,
+                "map": " | ".join(c.subject),
+                "peer": " | ".join(c.peer),
+                **asdict(c.result),
+                "holm": c.holm,
+                "bonferroni": c.bonferroni,
+            }
+            for c in summary.comparisons
+        ],
+        "values": values,
+    }
+
+
+def _markdown(name: str, summary: Summary, against: Sequence[str]) -> str:
+    lines = [f"\n### {name}, {summary.images} images\n", *_rows(*means(summary, against[0]))]
+    lines += ["", note(against[0]), "", f"#### {name}, compared\n"]
+    return "\n".join([*lines, *_rows(*comparisons(summary.comparisons))])
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def data(*parts: str) -> Path:
+    """Return a path in the data folder."""
+    return data_folder().joinpath(*parts)
