@@ -1,6 +1,6 @@
 """The coarse maps, the scores and the upsampled maps that the tables of shapes compare."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -97,6 +97,12 @@ def coarse_maps(model: nn.Module, image: Tensor, target: int) -> dict[str, dict[
     }
 
 
+def coarse_first_scores(model: nn.Module) -> USU:
+    """Return what scores segments from the coarsest partition on, by holes of the mean grey."""
+    scorer = MaskedPerturbation(fill="mean", output="logit", chunk_size=_chunk_size(model))
+    return USU(TEMPERATURE, segmenter=COARSE_FIRST, scorer=scorer)
+
+
 def find_scores(model: nn.Module, image: Tensor, target: int, mask: Tensor) -> Scores:
     """Score the segments of one image in every way that a row needs.
 
@@ -107,15 +113,13 @@ def find_scores(model: nn.Module, image: Tensor, target: int, mask: Tensor) -> S
         mask: The truth (H, W), bool.
     """
     score = ForwardScore(model, target)
-    # A few wide feature maps at a time stay in the cache of one core: a third of the time.
-    chunk = 4 if isinstance(model, ShapesCNN) else 64
-    hole = MaskedPerturbation(fill="mean", output="logit", chunk_size=chunk)
+    coarse_first = coarse_first_scores(model)
     ways = {
-        "default": USU(scorer=MaskedPerturbation(chunk_size=chunk)),
-        "coarse first": USU(segmenter=COARSE_FIRST, scorer=hole),
-        "printed": USU(segmenter=COARSE_FIRST, scorer=hole, refinement=Refinement.paper()),
+        "default": USU(scorer=MaskedPerturbation(chunk_size=_chunk_size(model))),
+        "coarse first": coarse_first,
+        "printed": replace(coarse_first, refinement=Refinement.paper()),
         "fast": resolve("usu-fast"),
-        "segments": USU(segmenter=GivenLabels([mask.long()]), scorer=hole),
+        "segments": replace(coarse_first, segmenter=GivenLabels([mask.long()])),
     }
     found = {name: way.score_map(image, score) for name, way in ways.items()}
     maps = {name: one.values for name, one in found.items()}
@@ -138,6 +142,11 @@ def fine_maps(cells: Tensor, image: Tensor, scores: Scores) -> dict[str, Tensor]
     generator = torch.Generator().manual_seed(0)
     maps["random"] = torch.rand(1, *image.shape[2:], generator=generator)
     return maps
+
+
+def _chunk_size(model: nn.Module) -> int:
+    # A few wide feature maps at a time stay in the cache of one core: a third of the time.
+    return 4 if isinstance(model, ShapesCNN) else 64
 
 
 def truth_cells(mask: Tensor, side: int) -> Tensor:

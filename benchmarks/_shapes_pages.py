@@ -1,10 +1,10 @@
-"""The Markdown tables of ``docs/shapes.md``, and the paper's own figures."""
+"""The Markdown tables of ``docs/shapes.md``, and the figures printed in the paper."""
 
 from typing import Any, Final
 
-GRID: Final = "7"  # the paper's Figure 9; its Tables 1 and 5 give no grid
+GRID: Final = "7"  # of the paper's Figure 9; its Tables 1 and 5 name none
 
-# Tables 1 and 5 of arXiv:2603.16067: IoU, concentration, pointing game.
+# Table 5 of arXiv:2603.16067: IoU, concentration, pointing game.
 PAPER: Final[dict[str, dict[str, tuple[float, float, float]]]] = {
     "rrr-mlp": {
         "nearest": (0.77, 0.52, 0.76),
@@ -25,8 +25,6 @@ PAPER: Final[dict[str, dict[str, tuple[float, float, float]]]] = {
         "oracle-iwmr": (1.00, 0.93, 1.00),
     },
 }
-# Table 1 differs from Table 5 in two rows of the same network.
-PAPER_TABLE_1: Final = {"bicubic": (0.82, 0.59, 0.79), "oracle-iwmr": (1.00, 0.85, 1.00)}
 _COLUMNS: Final = ("best_iou", "matched_iou", "half_iou", "concentration", "pointing", "near")
 _AGAINST: Final = ("best_iou", "concentration", "pointing")
 
@@ -47,34 +45,30 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _networks(result: dict[str, Any]) -> str:
     lines = [
-        "| network | penalty | accuracy, 300 test | squared gradient outside | seconds |",
-        "|---|---|---|---|---|",
+        "| network | penalty | accuracy | squared gradient outside | pixels outside | seconds |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, network in result["networks"].items():
+    for name, network in (result["networks"] | result["drawn"]).items():
         training = network["training"]
         test = training["test"]
         lines.append(
             f"| {name} | {training['penalty']:g} | {test['accuracy']:.3f} | "
-            f"{test['background_gradient_share']:.0%} | {training['seconds']:.0f} |"
+            f"{test['background_gradient_share']:.0%} | "
+            f"{test['background_share_of_pixels']:.0%} | {training['seconds']:.0f} |"
         )
     return "\n".join(lines)
 
 
 def _beside(name: str, network: dict[str, Any]) -> str:
-    """Ours and the paper's: IoU, concentration, pointing."""
-    maps = network["maps"]["gradient"][GRID]
-    lines = [
-        "| map | IoU, paper | ours, best cut | ours, same area | conc., paper | ours "
-        "| pointing, paper | ours |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row, (iou, inside, pointing) in PAPER[name].items():
-        found = maps[row]
-        lines.append(
-            f"| {row} | {iou:.2f} | {_marked(found, 'best_iou')} | "
-            f"{_marked(found, 'matched_iou')} | {inside:.2f} | "
-            f"{_marked(found, 'concentration')} | {pointing:.2f} | {_marked(found, 'pointing')} |"
-        )
+    """The paper's IoU, concentration and pointing, each followed by ours at every grid."""
+    maps = network["maps"]["gradient"]
+    titles = [f"{title} | {' | '.join(maps)}" for title in ("IoU", "concentration", "pointing")]
+    lines = [f"| map | {' | '.join(titles)} |", "|---" * (4 + 3 * len(maps)) + "|"]
+    for row, printed in PAPER[name].items():
+        cells = []
+        for value, measured in zip(printed, _AGAINST, strict=True):
+            cells += [f"{value:.2f}", *(_marked(found[row], measured) for found in maps.values())]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

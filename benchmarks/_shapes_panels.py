@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-_COLOURS: Final = 128
+_TOP: Final = 97  # percentile shown brightest: a few pixels at a border would hide the others
 _HEAT: Final = "inferno"
 
 
@@ -21,7 +21,7 @@ class Panel:
 
     Attributes:
         pixels: What is shown, (H, W) or (H, W, 3).
-        kind: ``"picture"``, from 0 to 1, or ``"map"``, from 0 to its 99.5th percentile.
+        kind: ``"picture"``, from 0 to 1, or ``"map"``, from 0 to its 97th percentile.
         outline: The truth (H, W), drawn as a line.
         note: A line below.
     """
@@ -44,6 +44,7 @@ def draw_panels(
     *,
     labels: Sequence[str] = (),
     width: float = 1.25,
+    colours: int = 256,
 ) -> None:
     """Draw rows of panels under column titles, with a label left of each row.
 
@@ -53,12 +54,14 @@ def draw_panels(
         path: The PNG to write.
         labels: One per row, or none.
         width: Of a panel, in inches.
+        colours: Of the palette: fewer make a smaller file.
     """
     noted = any(panel.note for row in rows for panel in row)
+    height = (width + 0.04) * len(rows) + (0.45 if noted else 0.3)
     figure, axes = plt.subplots(
         len(rows),
         len(columns),
-        figsize=(width * len(columns) + 0.25, (width + (0.2 if noted else 0.04)) * len(rows) + 0.3),
+        figsize=(width * len(columns) + 0.25, height),
         squeeze=False,
         layout="constrained",
     )
@@ -75,7 +78,9 @@ def draw_panels(
     plt.close(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     with Image.open(buffer) as image:
-        image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(colours, kmeans=1, dither=Image.Dither.NONE).save(
+            path, optimize=True
+        )
 
 
 def _show(axis: Any, panel: Panel) -> None:
@@ -83,13 +88,14 @@ def _show(axis: Any, panel: Panel) -> None:
     axis.set_yticks([])
     for side in axis.spines.values():
         side.set_visible(False)
-    axis.set_xlabel(panel.note, fontsize=7, labelpad=2)
+    if panel.note:
+        axis.set_xlabel(panel.note, fontsize=7, labelpad=2)
     shape = panel.pixels.shape[:2] if panel.outline is None else panel.outline.shape
     extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
     if panel.kind == "picture":
         axis.imshow(panel.pixels, cmap="gray", vmin=0, vmax=1, extent=extent)
     else:
-        top = max(float(np.percentile(panel.pixels, 99.5)), 1e-12)
+        top = max(float(np.percentile(panel.pixels, _TOP)), 1e-12)
         axis.imshow(
             panel.pixels, cmap=_HEAT, vmin=0, vmax=top, extent=extent, interpolation="nearest"
         )

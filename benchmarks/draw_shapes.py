@@ -1,8 +1,9 @@
 """Draw Figures 3, 4, 7, 8 and 9 of arXiv:2603.16067 anew: ``python -m benchmarks.draw_shapes``.
 
 Shapes and patterns are explained by networks right for the right reasons, which are trained when
-absent; photographs (of scikit-image, CC0) by the classifiers of the data folder named by
-``USU_DATA``. Every map is scaled to its own 99.5th percentile; the line is the true outline.
+absent, and followed with the paper's temperature; photographs (of scikit-image, CC0) by the
+classifiers of the data folder named by ``USU_DATA``, with the library's defaults. Every map is
+scaled to its own 97th percentile; the line is the true outline.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from skimage.transform import rescale
 from torch import Tensor, nn
 
 from benchmarks._common import ROOT, load_model
-from benchmarks._shapes_maps import TEMPERATURE, coarse_maps, truth_cells
+from benchmarks._shapes_maps import TEMPERATURE, coarse_first_scores, coarse_maps, truth_cells
 from benchmarks._shapes_networks import load_network
 from benchmarks._shapes_panels import Panel, as_array, draw_panels
 from benchmarks._shapes_patterns import PATTERNS, draw_patterns
@@ -22,7 +23,6 @@ from usu_cli._shapes import CLASSES, Shapes
 from usu_core import IWMR, USU, AnyUpsampler, resolve
 
 IMAGES = ROOT / "docs" / "images"
-SHARP = USU(TEMPERATURE)
 MASS = IWMR(TEMPERATURE, importance_temperature=TEMPERATURE)
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 SEED = 7  # of the patterns; none was drawn for training
@@ -55,25 +55,22 @@ def _figure_3(shapes: Shapes) -> None:
         target = int(shapes.labels[index])
         coarse.append(coarse_maps(model, image, target)["gradient"][4])
         maps["bilinear"].append(resolve("bilinear")(coarse[-1], image=image))
-        maps["usu"].append(SHARP(coarse[-1], image=image, score=ForwardScore(model, target)))
+        sharp = coarse_first_scores(model)
+        maps["usu"].append(sharp(coarse[-1], image=image, score=ForwardScore(model, target)))
         maps["truth"].append(torch.from_numpy(mask).float())
-    like = {name: f"correlation {_mean_correlation(found):.2f}" for name, found in maps.items()}
+    like = {name: f"\ncorrelation {_mean_correlation(found):.2f}" for name, found in maps.items()}
     rows = []
     for place, index in enumerate(alike):
         mask = shapes.masks[index]
-        notes = like if place == len(alike) - 1 else dict.fromkeys(like, "")
+        fine = [maps[name][place] for name in ("bilinear", "usu")]
         rows.append(
             [
                 Panel(shapes.images[index, 0], "picture"),
-                Panel(as_array(coarse[place]), outline=mask),
-                *(
-                    Panel(as_array(maps[name][place]), outline=mask, note=notes[name])
-                    for name in ("bilinear", "usu")
-                ),
-                Panel(mask, "picture", note=notes["truth"]),
+                *(Panel(as_array(shown), outline=mask) for shown in (coarse[place], *fine)),
+                Panel(mask, "picture"),
             ]
         )
-    columns = ("input", "coarse, 4 x 4", "bilinear", f"usu, {TEMPERATURE}", "truth")
+    columns = ("input", "coarse, 4 x 4", *(name + note for name, note in like.items()))
     labels = [CLASSES[shapes.labels[index]] for index in alike]
     draw_panels(rows, columns, IMAGES / "shapes-fig3.png", labels=labels)
 
@@ -86,17 +83,14 @@ def _figure_4_or_8(
 ) -> None:
     """Patterns above, photographs below; interpolation, USU and IWMR beside each other."""
     model, _ = load_network("rrr-patterns")
-    ways = {
-        **{way: resolve(way) for way in INTERPOLATIONS},
-        f"usu, {TEMPERATURE}": SHARP,
-        f"iwmr-mass, {TEMPERATURE}": MASS,
-    }
     rows, labels = [], []
     for pattern in chosen:
         index = PATTERNS.index(pattern)
         image, mask = _image(patterns, index)
         cells = coarse_maps(model, image, index)["gradient"][7]
-        maps = _upsampled(cells, image, ForwardScore(model, index), ways)
+        maps = _upsampled(
+            cells, image, ForwardScore(model, index), coarse_first_scores(model), MASS
+        )
         rows.append(
             [
                 Panel(as_array(image), "picture"),
@@ -110,7 +104,7 @@ def _figure_4_or_8(
         classifier, prepare = load_model(network)
         image = prepare(picture[None])
         cells, score = _grad_cam(classifier, image)
-        maps = _upsampled(cells, image, score, ways)
+        maps = _upsampled(cells, image, score, resolve("usu"), resolve("iwmr-mass"))
         rows.append(
             [
                 Panel(picture.permute(1, 2, 0).numpy(), "picture"),
@@ -119,7 +113,8 @@ def _figure_4_or_8(
             ]
         )
         labels.append(f"{photograph},\n{network}")
-    draw_panels(rows, ("input", "coarse, 7 x 7", *ways), IMAGES / name, labels=labels)
+    columns = ("input", "coarse, 7 x 7", *INTERPOLATIONS, "usu", "iwmr-mass")
+    draw_panels(rows, columns, IMAGES / name, labels=labels)
 
 
 def _figure_7(shapes: Shapes, patterns: Shapes) -> None:
@@ -159,13 +154,13 @@ def _figure_9(shapes: Shapes, patterns: Shapes) -> None:
         ("rrr-cnn", shapes, 2),
         ("rrr-cnn", shapes, 4),
     ]
-    ways = {**{way: resolve(way) for way in INTERPOLATIONS}, f"usu, {TEMPERATURE}": SHARP}
     rows = []
     for name, drawn, index in rows_of:
         image, mask = _image(drawn, index)
         target = int(drawn.labels[index])
         cells = coarse_maps(networks[name], image, target)["gradient"][7]
-        maps = _upsampled(cells, image, ForwardScore(networks[name], target), ways)
+        score = ForwardScore(networks[name], target)
+        maps = _upsampled(cells, image, score, coarse_first_scores(networks[name]))
         rows.append(
             [
                 Panel(mask, "picture"),
@@ -174,20 +169,18 @@ def _figure_9(shapes: Shapes, patterns: Shapes) -> None:
                 *(Panel(as_array(fine), outline=mask) for fine in maps),
             ]
         )
-    columns = ("truth", "input", "coarse, 7 x 7", *ways)
-    draw_panels(rows, columns, IMAGES / "shapes-fig9.png", width=1.05)
+    columns = ("truth", "input", "coarse, 7 x 7", *INTERPOLATIONS, "usu")
+    draw_panels(rows, columns, IMAGES / "shapes-fig9.png", width=0.95, colours=128)
 
 
 def _upsampled(
-    cells: Tensor, image: Tensor, score: ForwardScore, ways: dict[str, AnyUpsampler]
+    cells: Tensor, image: Tensor, score: ForwardScore, usu: USU, *others: AnyUpsampler
 ) -> list[Tensor]:
-    """Return one map per way; all share one score map."""
-    phi = USU().score_map(image, score).values
-    guided = {"score_map": phi}
-    return [
-        way(cells, image=image, **({} if name in INTERPOLATIONS else guided))
-        for name, way in ways.items()
-    ]
+    """Return every interpolation, then ``usu`` and the others by the same scores."""
+    phi = usu.score_map(image, score).values
+    plain = [resolve(way)(cells, image=image) for way in INTERPOLATIONS]
+    ways: tuple[AnyUpsampler, ...] = (usu, *others)
+    return plain + [way(cells, image=image, score_map=phi) for way in ways]
 
 
 def _grad_cam(model: nn.Module, image: Tensor) -> tuple[Tensor, ForwardScore]:

@@ -74,6 +74,7 @@ def main() -> None:
                 }
                 for name in options.networks
             },
+            "drawn": {"rrr-patterns": {"training": load_network("rrr-patterns")[1]}},
         },
     )
     print(f"written: {options.out}")
