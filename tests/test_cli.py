@@ -431,3 +431,29 @@ def test_real_models(data: Path, tmp_path: Path, spec: str, weights: str | None)
     assert found["top"][0]["name"] == "tench"
     assert found["grid"] == ([14, 14] if "deit" in spec else [7, 7])
     assert found["figures"]["usu-fast"]["mass_error"] < 1e-5
+
+
+def test_methods_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["methods"])
+    said = capsys.readouterr().out
+    for name in ("usu", "score-map", "LayerGradCam", "RISE", "deletion", "pointing-game"):
+        assert re.search(rf"^{name} ", said, re.M), name
+
+
+def test_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert re.search(r"^Grad-CAM with usu +works$", said, re.M)
+    assert torch.__version__ in said
+
+
+def test_doctor_fails_where_a_check_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usu_core.usu", lambda cells, scores: scores)
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor"])
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert re.search(r"^mass of cells +fails: ", said.out, re.M)
+    assert "1 of 3 checks failed: mass of cells" in said.err

@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_evaluate(commands)
     _add_train_explainer(commands)
+    for name, text, run in (
+        ("methods", "list upsamplers, methods and metrics by name", _methods),
+        ("doctor", "say what is installed, what is missing, and whether it works", _doctor),
+    ):
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command.set_defaults(run=run)
     return parser
 
 
@@ -92,7 +98,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[_Parser]") -> None:
     add("--target", help="class to explain, by index or name; by default each image's top-1")
     add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
     names: dict[str, Any] = {"action": "append", "metavar": "NAME[,NAME...]"}
-    add("--methods", **names, help="by default LayerGradCam; a wrong name lists the nearest")
+    add("--methods", **names, help="by default LayerGradCam; all: usu methods")
     add("--upsamplers", **names, help=f"by default {','.join(_DEFAULT_UPSAMPLERS)}")
     add("--metrics", **names, help=f"by default {','.join(_DEFAULT_METRICS)}")
     add(
@@ -200,6 +206,18 @@ def _train_explainer(given: argparse.Namespace) -> None:
     for name in ("mean", "std"):
         values[name] = tuple(values[name]) if values[name] else None
     run_train(TrainOptions(**values))
+
+
+def _methods(given: argparse.Namespace) -> None:
+    from usu_cli._methods import run_methods
+
+    run_methods()
+
+
+def _doctor(given: argparse.Namespace) -> None:
+    from usu_cli._doctor import run_doctor
+
+    run_doctor()
 
 
 def _names(given: Sequence[str] | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,11 +211,10 @@ def test_listed_targets_are_explained(work: Path, run: Run, tmp_path: Path) -> N
 
 
 def test_equal_maps_are_judged_once(work: Path, tmp_path: Path) -> None:
-    from usu_cli._models import Classifier, load_classifier
+    from usu_cli._models import load_classifier
 
     loaded = load_classifier(str(work / "tiny.safetensors"), arch="timm:test_resnet")
-    look = loaded.preprocessing.changed(size=64)
-    classifier = Classifier(loaded.name, loaded.model, look, loaded.outputs, loaded.classes)
+    classifier = replace(loaded, preprocessing=loaded.preprocessing.changed(size=64))
     seen: list[int] = []
     loaded.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
 
@@ -247,3 +247,16 @@ def _unlikeliest(work: Path) -> int:
     look = loaded.preprocessing.changed(size=64)
     with Image.open(work / "images" / "a" / "1.png") as picture:
         return int(loaded.model(look.normalise(look.crop(picture.convert("RGB")))).argmin(1))
+
+
+def test_without_the_extra_it_says_what_to_install(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(name: str) -> object:
+        return None if name == "scikit_posthocs" else object()
+
+    monkeypatch.setattr("usu_cli.evaluate._command.find_spec", find)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "out")
+    error = capsys.readouterr().err
+    assert "scikit_posthocs; pip install 'usu-attribution[evaluate]'" in error

@@ -10,7 +10,7 @@ from usu_cli.evaluate._journal import Journal, Record, read_records
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._plan import Plan
 from usu_cli.evaluate._run import evaluate
-from usu_cli.evaluate._sources import known_methods
+from usu_cli.evaluate._sources import is_coarse, known_methods
 from usu_cli.evaluate._summary import Comparison, Summary, summarise
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Record",
     "Summary",
     "evaluate",
+    "is_coarse",
     "known_methods",
     "list_items",
     "read_records",

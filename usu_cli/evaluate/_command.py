@@ -1,6 +1,6 @@
 """What ``usu evaluate`` does with what was asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,8 +19,8 @@ from usu_cli.evaluate._items import list_items
 from usu_cli.evaluate._journal import read_records
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._page import write_summary
-from usu_cli.evaluate._plan import Plan, claim
-from usu_cli.evaluate._run import Outcome, evaluate
+from usu_cli.evaluate._plan import Plan, read_settings
+from usu_cli.evaluate._run import evaluate
 from usu_cli.evaluate._sources import is_coarse, known_methods
 from usu_cli.evaluate._summary import summarise
 from usu_cli.evaluate._tables import means
@@ -80,17 +80,13 @@ def run_evaluate(options: EvaluateOptions) -> None:
     plan = _plan(options, classifier)
     processes = _Processes()
     classifier.model.to(processes.device)
-    # Settings are checked by one process before any writes.
-    if processes.first:
-        claim(options.out, plan, classifier)
-    processes.wait()
-    outcome = evaluate(
+    unreadable = evaluate(
         classifier, items, plan, options.out, shard=processes.index, shards=processes.count
     )
-    _report_unreadable(outcome, len(items[processes.index :: processes.count]))
+    _report_unreadable(unreadable, len(items[processes.index :: processes.count]))
     processes.wait()
     if processes.first:
-        _sum_up(options.out, against, claim(options.out, plan, classifier))
+        _sum_up(options.out, against)
 
 
 class _Processes:
@@ -141,7 +137,7 @@ def _classifier(options: EvaluateOptions) -> Classifier:
     look = loaded.preprocessing.changed(size=options.size, mean=options.mean, std=options.std)
     if options.size is not None:
         check_size(loaded, options.size)
-    return Classifier(loaded.name, loaded.model, look, loaded.outputs, classes)
+    return replace(loaded, preprocessing=look, classes=classes)
 
 
 def _plan(options: EvaluateOptions, classifier: Classifier) -> Plan:
@@ -176,19 +172,19 @@ def _layer(name: str | None, classifier: Classifier) -> str:
     return name
 
 
-def _report_unreadable(outcome: Outcome, items: int) -> None:
-    if outcome.unreadable:
-        print(f"{len(outcome.unreadable)} of {items} images could not be read:")
-        for name, reason in outcome.unreadable.items():
+def _report_unreadable(unreadable: dict[str, str], items: int) -> None:
+    if unreadable:
+        print(f"{len(unreadable)} of {items} images could not be read:")
+        for name, reason in unreadable.items():
             print(f"  {name}: {reason}")
 
 
-def _sum_up(out: Path, against: tuple[str, ...], settings: dict[str, object]) -> None:
+def _sum_up(out: Path, against: tuple[str, ...]) -> None:
     records = read_records(out)
     if not records:
         raise UsageError("nothing could be measured: no image could be read")
     summary = summarise(records, against)
-    files = write_summary(summary, settings, against, out)
+    files = write_summary(summary, read_settings(out), against, out)
     print(text_table(*means(summary, against[0] if against else None)))
     if summary.errors:
         first = summary.errors[0]

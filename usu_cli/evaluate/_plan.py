@@ -48,13 +48,17 @@ class Plan:
     seed: int = 0
 
 
-def claim(out: Path, plan: Plan, classifier: Classifier) -> dict[str, Any]:
+def read_settings(out: Path) -> dict[str, Any]:
+    """Return what the results in ``out`` depend on, by name."""
+    settings: dict[str, Any] = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+    return settings
+
+
+def claim(out: Path, plan: Plan, classifier: Classifier) -> None:
     """Write down what the results in ``out`` depend on, or check that it is the same.
 
-    Methods, metrics, upsamplers and images may be added to an earlier run.
-
-    Returns:
-        The settings.
+    Methods, metrics, upsamplers and images may be added to an earlier run. Processes that share
+    a run all call this, and write the same.
 
     Raises:
         UsageError: If ``out`` holds results of other settings, naming the first that differs.
@@ -76,13 +80,12 @@ def claim(out: Path, plan: Plan, classifier: Classifier) -> dict[str, Any]:
     settings = json.loads(json.dumps(settings))  # tuples become what they will be read back as
     path = out / SETTINGS
     if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_settings(out)
         _compare(earlier, settings, out)
         settings["upsamplers"] = earlier["upsamplers"] | settings["upsamplers"]
         settings["versions"] = earlier["versions"]
     text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
-    return settings
 
 
 def _config(upsampler: AnyUpsampler) -> Any:

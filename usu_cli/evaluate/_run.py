@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,6 @@ from usu_cli.evaluate._sources import (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run did: new records written, and images that could not be read, with the reason."""
-
-    written: int
-    unreadable: dict[str, str] = field(default_factory=dict)
-
-
 def evaluate(
     classifier: Classifier,
     items: Sequence[Item],
@@ -49,7 +40,7 @@ def evaluate(
     *,
     shard: int = 0,
     shards: int = 1,
-) -> Outcome:
+) -> dict[str, str]:
     """Measure every map of every item, but for what ``out`` holds already.
 
     May be stopped at any time, and called again: with the same settings it goes on; with more
@@ -62,6 +53,9 @@ def evaluate(
         out: Folder of the records and settings.
         shard: Which of ``shards`` this process is; it takes every ``shards``-th item.
         shards: Number of processes that share the items.
+
+    Returns:
+        The items that could not be read, with the reason; they are tried again next time.
 
     Raises:
         UsageError: If ``out`` holds results of other settings, another process writes this
@@ -79,20 +73,19 @@ def evaluate(
         plan.methods,
         Setting(classifier.model, layer, space, plan.evaluations, plan.batch_size),
     )
-    if shard == 0:
-        claim(out, plan, classifier)
+    claim(out, plan, classifier)
     done = keys(read_records(out))
-    written, unreadable = 0, {}
+    unreadable = {}
     mine = [item for item in items[shard::shards] if _missing(item, plan, done)]
     with Journal(out, shard) as journal:
-        for item in tqdm(mine, desc="evaluating", unit="image", position=shard, disable=None):
+        for item in tqdm(mine, desc="evaluating", unit="image", position=shard):
             try:
                 subject = _subject(item, classifier, plan, space, device)
             except _UnreadableError as error:
                 unreadable[item.name] = str(error)
                 continue
-            written += _measure(item, subject, methods, plan, classifier.model, done, journal)
-    return Outcome(written, unreadable)
+            _measure(item, subject, methods, plan, classifier.model, done, journal)
+    return unreadable
 
 
 class _UnreadableError(Exception):
@@ -158,8 +151,8 @@ def _measure(
     model: nn.Module,
     done: set[Key],
     journal: Journal,
-) -> int:
-    """Explain and judge one image; return the number of records written."""
+) -> None:
+    """Explain and judge one image, and write its records."""
     scored: Scored = {}
     maps: list[FineMap] = []
     for name, method in methods.items():
@@ -173,7 +166,6 @@ def _measure(
             explanation = explain(name, method, subject)
             maps += fine_maps(name, explanation, subject, upsamplers, scored)
     judged = _Judges(subject, plan, model, tie_breaker(subject, scored))
-    written = 0
     for metric in plan.metrics:
         chosen = [
             m
@@ -183,8 +175,6 @@ def _measure(
         ]
         if chosen:
             journal.append(_records(item, subject, metric, chosen, judged))
-            written += len(chosen)
-    return written
 
 
 class _Judges:

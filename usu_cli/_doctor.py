@@ -1,0 +1,90 @@
+"""``usu doctor``: what is installed, what is missing, and whether the basics work here."""
+
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import nn
+
+import usu_core
+from usu_captum import LayerGradCam
+from usu_cli._errors import UsageError, one_line
+from usu_cli._table import text_table
+
+_PACKAGES = ("torch", "torchvision", "captum", "grad-cam", "timm", "scikit-image", "numpy")
+_EXTRAS = {
+    "evaluate": ("scipy", "pandas", "scikit-posthocs", "tabulate"),
+    "manifold": ("diffusers",),
+    "bench": ("saliency", "quantus"),
+}
+
+
+def run_doctor() -> None:
+    """Print versions, extras and checks.
+
+    Raises:
+        UsageError: If a check fails.
+    """
+    rows = [("usu-attribution", usu_core.__version__), ("Python", platform.python_version())]
+    rows += [(name, _version(name) or "missing") for name in _PACKAGES]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    rows += [
+        ("GPU", gpu),
+        ("CPU cores", str(os.cpu_count())),
+        ("threads of torch", str(torch.get_num_threads())),
+    ]
+    for extra, names in _EXTRAS.items():
+        missing = [name for name in names if _version(name) is None]
+        install = f"pip install 'usu-attribution[{extra}]' (lacks {', '.join(missing)})"
+        rows.append((f"extra {extra}", install if missing else "installed"))
+    failed = []
+    for name, check in _CHECKS.items():
+        try:
+            check()
+            rows.append((name, "works"))
+        except Exception as error:  # whatever is wrong with this machine is what was asked for
+            rows.append((name, f"fails: {one_line(error)}"))
+            failed.append(name)
+    print(text_table(("what", "state"), rows, left=True))
+    if failed:
+        raise UsageError(f"{len(failed)} of {len(_CHECKS)} checks failed: {', '.join(failed)}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _check_mass() -> None:
+    """Redistribution keeps the mass of every cell."""
+    cells, scores = torch.rand(2, 7, 7), torch.rand(2, 224, 224)
+    fine = usu_core.usu(cells, scores)
+    kept = usu_core.CellGrid.even((7, 7), (224, 224)).mean(fine)
+    torch.testing.assert_close(kept, cells)
+
+
+def _check_grad_cam() -> None:
+    """Grad-CAM of a small network, redistributed, from image to map."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+    fine = LayerGradCam(net, net[1]).attribute(torch.rand(1, 3, 64, 64), 0, upsampler="usu")
+    if fine.shape != (1, 1, 64, 64) or not bool(fine.isfinite().all()):
+        raise RuntimeError(f"the map has shape {tuple(fine.shape)} or values that are not finite")
+
+
+def _check_plug_ins() -> None:
+    """Upsamplers that other packages bring can be loaded."""
+    for name in usu_core.available():
+        usu_core.resolve(name)
+
+
+_CHECKS: dict[str, Callable[[], None]] = {
+    "mass of cells": _check_mass,
+    "Grad-CAM with usu": _check_grad_cam,
+    "upsamplers by name": _check_plug_ins,
+}
