@@ -39,9 +39,9 @@ def main() -> None:
             items = find(name, options.records / "masks")[: options.images]
             counts[key] = len(items)
             if name in options.models:
-                chosen = plan(name, ("GradCAM", "LayerCAM", "RISE", "random"), METRICS)
+                chosen = plan(name, ("GradCAM", "LayerCAM", "random"), METRICS)
                 run(name, items, chosen, folders[key])
-    publish(folders, ("bilinear", "nearest", "score-map", "RISE"), options.out, counts)
+    publish(folders, ("bilinear", "nearest", "score-map"), options.out, counts)
 
 
 def _coco(model: str, masks: Path) -> list[Item]:

@@ -444,7 +444,7 @@ def test_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     said = capsys.readouterr().out
     assert re.search(r"^Grad-CAM with usu +works$", said, re.M)
-    assert torch.__version__ in said
+    assert torch.__version__.partition("+")[0] in said
 
 
 def test_doctor_fails_where_a_check_does(

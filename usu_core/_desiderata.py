@@ -24,8 +24,8 @@ class Desiderata:
             pixel of their cell with no higher score.
         calibration: D3. Largest relative change of the map when all scores move by one constant.
             ``None`` if the map ignores scores: then there is no potential to speak of.
-        locality: D4. Largest relative change inside a cell when coarse values and scores outside
-            it change.
+        locality: D4. Largest change inside a cell when coarse values and scores outside it change,
+            relative to the largest value of the map.
     """
 
     completeness: float
@@ -125,7 +125,7 @@ def _outside_influence(
     probes: int,
     seed: int,
 ) -> float:
-    """Largest relative change inside a cell when everything outside it changes."""
+    """Largest change inside a cell, relative to the map, when everything outside it changes."""
     generator = torch.Generator().manual_seed(seed)
     labels = grid.labels(cells.device)
     count = int(labels.max()) + 1
@@ -139,9 +139,8 @@ def _outside_influence(
             cells.where(own, cells + cells.abs().max() * other_cells),
             score_map.where(here, other_scores),
         )
-        reach = fine[:, here].abs().max().clamp(min=1e-300)
-        worst = max(worst, float((changed - fine)[:, here].abs().max() / reach))
-    return worst
+        worst = max(worst, float((changed - fine)[:, here].abs().max()))
+    return worst / float(fine.abs().max().clamp(min=1e-300))
 
 
 def alpha_beta_errors(attribution: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,3 +111,10 @@ def test_e11_a_flipped_sign_is_no_error_and_conservation_bounds_nothing_above() 
     assert [e.tolist() for e in alpha_beta_errors(-truth, truth)] == [[0, 0], [0, 0]]
     alpha, beta = alpha_beta_errors(truth.flip(0), truth)  # Same mass, all of it misplaced.
     assert float(alpha.sum()) == float(beta.sum()) == 1.0
+
+
+def test_locality_of_an_empty_cell_is_relative_to_the_map() -> None:
+    cells = torch.zeros(1, 1, 2, 2)
+    cells[..., 0, 0] = 1.0
+    found = desiderata(Interpolation("bilinear"), cells, torch.rand(1, 8, 8)).locality
+    assert 0.1 < found < 2  # the coarse values around the empty cells change by at most 1
