@@ -10,10 +10,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks._controls import rise
 from benchmarks._ranking_subjects import Subject
 from usu_captum import ForwardScore, LayerGradCam
 from usu_captum.ranking import RankingExplainer, RankingNetwork
+from usu_cli.evaluate._rise import rise
 
 REFERENCES = ("black", "mean", "blur")
 REFINEMENTS = (3, 5)

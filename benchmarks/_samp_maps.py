@@ -10,7 +10,6 @@ from captum.attr import DeepLift, LayerGradCam, Lime, NoiseTunnel, Saliency
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from benchmarks._controls import rise
 from usu_captum import ForwardScore
 from usu_captum.paths import (
     SAMP,
@@ -20,6 +19,7 @@ from usu_captum.paths import (
     ManipulationPath,
     SAMPDirections,
 )
+from usu_cli.evaluate._rise import rise
 from usu_core import Slic
 
 STEPS = 50

@@ -36,10 +36,10 @@ from benchmarks._common import (
     table,
     write_json,
 )
-from benchmarks._controls import rise
 from benchmarks._photograph_maps import budget_maps, main_maps, scan_maps
 from benchmarks._statistics import paired
 from usu_captum import ForwardScore, LayerGradCam, default_layer
+from usu_cli.evaluate._rise import rise
 from usu_core import metrics
 
 METRICS = ("deletion", "insertion", "correlation", "infidelity")
