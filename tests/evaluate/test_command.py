@@ -260,3 +260,11 @@ def test_without_the_extra_it_says_what_to_install(
         run(tmp_path / "out")
     error = capsys.readouterr().err
     assert "scikit_posthocs; pip install 'usu-attribution[evaluate]'" in error
+
+
+def test_corrections_are_over_the_maps_compared_with_one_peer_by_one_metric(done: Path) -> None:
+    rows = list(csv.DictReader((done / "summary.csv").read_text().splitlines()))
+    family = [r for r in rows if r["metric"] == "deletion" and r["peer upsampler"] == "bilinear"]
+    assert {r["upsampler"] for r in family} == {"nearest", "usu"}
+    for row in family:
+        assert float(row["bonferroni"]) == pytest.approx(min(1.0, 2 * float(row["p"])))

@@ -24,7 +24,7 @@ class Comparison:
         subject: The map.
         peer: What it is compared with.
         result: The statistics.
-        holm: The p-value corrected over all comparisons of the summary.
+        holm: The p-value corrected over all comparisons with this peer by this metric.
         bonferroni: Likewise, by the cruder rule.
     """
 
@@ -117,40 +117,39 @@ def _compare(
     maps: Sequence[MapName],
     against: Sequence[str],
 ) -> tuple[Comparison, ...]:
-    pairs = [
-        (metric, subject, peer)
-        for metric in metrics
-        if MEASURES[metric].higher_is_better is not None
-        for subject, peer in _pairs(maps, against)
-        if (metric, subject) in values and (metric, peer) in values
-    ]
-    results = [_paired(values, *pair) for pair in pairs]
-    found = [(pair, result) for pair, result in zip(pairs, results, strict=True) if result]
-    p = np.array([result.p for _, result in found])
-    return tuple(
-        Comparison(*pair, result, float(by_holm), float(by_bonferroni))
-        for (pair, result), by_holm, by_bonferroni in zip(
-            found, holm(p), bonferroni(p), strict=True
-        )
-    )
-
-
-def _pairs(maps: Sequence[MapName], against: Sequence[str]) -> list[tuple[MapName, MapName]]:
-    found: list[tuple[MapName, MapName]] = []
-    for peer in against:
-        if (peer, AS_IS) in maps:
-            found += [(name, (peer, AS_IS)) for name in maps if name != (peer, AS_IS)]
-        elif any(upsampler == peer for _, upsampler in maps):
-            found += [
-                (name, (name[0], peer))
-                for name in maps
-                if name[1] not in (AS_IS, peer) and (name[0], peer) in maps
+    found: list[Comparison] = []
+    for metric in metrics:
+        if MEASURES[metric].higher_is_better is None:
+            continue
+        for peer in against:
+            family = [
+                (pair, result)
+                for pair in _pairs(maps, peer)
+                if (result := _paired(values, metric, *pair)) is not None
             ]
-        else:
-            fine = [method for method, upsampler in maps if upsampler == AS_IS]
-            known = dict.fromkeys([u for _, u in maps if u != AS_IS] + fine)
-            raise unknown("peer", peer, known)
-    return found
+            p = np.array([result.p for _, result in family])
+            found += [
+                Comparison(metric, *pair, result, float(by_holm), float(by_bonferroni))
+                for (pair, result), by_holm, by_bonferroni in zip(
+                    family, holm(p), bonferroni(p), strict=True
+                )
+            ]
+    return tuple(found)
+
+
+def _pairs(maps: Sequence[MapName], peer: str) -> list[tuple[MapName, MapName]]:
+    """Return every map with what it is compared with: a fine map, or its method's own."""
+    if (peer, AS_IS) in maps:
+        return [(name, (peer, AS_IS)) for name in maps if name != (peer, AS_IS)]
+    if not any(upsampler == peer for _, upsampler in maps):
+        fine = [method for method, upsampler in maps if upsampler == AS_IS]
+        known = dict.fromkeys([u for _, u in maps if u != AS_IS] + fine)
+        raise unknown("peer", peer, known)
+    return [
+        (name, (name[0], peer))
+        for name in maps
+        if name[1] not in (AS_IS, peer) and (name[0], peer) in maps
+    ]
 
 
 def _paired(
@@ -159,7 +158,7 @@ def _paired(
     subject: MapName,
     peer: MapName,
 ) -> Paired | None:
-    ours, theirs = values[metric, subject], values[metric, peer]
+    ours, theirs = values.get((metric, subject), {}), values.get((metric, peer), {})
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         return None

@@ -136,7 +136,7 @@ def note(peer: str) -> str:
     """Say what the marks in :func:`means` mean."""
     return (
         f"`+` better and `-` worse than {peer} at p < {_SIGNIFICANT} (Wilcoxon signed-rank, "
-        "corrected by Holm over all comparisons of this run)."
+        "corrected by Holm over all comparisons with it by the same metric)."
     )
 
 
