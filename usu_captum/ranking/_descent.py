@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from usu_core._checks import check_choice
+
+SCALES = ("element", "example")
+
 
 class Adam:
     """Adam (Kingma and Ba, 2015) on given gradients, since ``.grad`` is not ours to write.
@@ -14,16 +18,27 @@ class Adam:
     Args:
         parameters: Tensors to step in place.
         rate: The learning rate.
+        scale: What shares a scale: ``"element"``, as published, where every element steps by the
+            rate at first, however small its gradient; or ``"example"``, all elements of a row,
+            whose root mean square steps by the rate, so that large gradients go further.
 
     Example:
         >>> weight = torch.zeros(2)
         >>> Adam([weight], 0.5).step([torch.tensor([3.0, -1e-3])])
         >>> weight
         tensor([-0.5000,  0.5000])
+        >>> weight = torch.zeros(1, 2)
+        >>> Adam([weight], 0.5, scale="example").step([torch.tensor([[3.0, -1e-3]])])
+        >>> weight.round(decimals=3)
+        tensor([[-0.7070,  0.0000]])
     """
 
-    def __init__(self, parameters: Sequence[Tensor], rate: float) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], rate: float, *, scale: str = "element"
+    ) -> None:
+        check_choice("scale", scale, SCALES)
         self._parameters, self._rate, self._steps = parameters, rate, 0
+        self._shared = scale == "example"
         self._first = [torch.zeros_like(p) for p in parameters]
         self._second = [torch.zeros_like(p) for p in parameters]
 
@@ -39,7 +54,10 @@ class Adam:
                     f"{tuple(parameter.shape)} that they do not depend on. Try leaving it out."
                 )
             first.lerp_(grad, 0.1)
-            second.lerp_(grad.square(), 0.001)
+            square = grad.square()
+            if self._shared:
+                square = square.flatten(1).mean(1).view(-1, *[1] * (grad.dim() - 1))
+            second.lerp_(square.expand_as(second), 0.001)
             mean = first / (1 - 0.9**self._steps)
             size = (second / (1 - 0.999**self._steps)).sqrt()
             # Gradients of saturated classifiers are tiny, and so must the floor be.

@@ -45,6 +45,7 @@ def refine(
     references: str | Tensor | Sequence[str | Tensor] = NAMES,
     space: ImageSpace | None = None,
     learning_rate: float = 0.1,
+    scale: str = "element",
     judge_grids: Sequence[Grid] | None = None,
     additional_forward_args: Any = None,
 ) -> Refined:
@@ -68,6 +69,9 @@ def refine(
             over all.
         space: Where the images live; needed for ``"black"`` and ``"mean"``.
         learning_rate: Step of a pixel in standard deviations of the map (of 1 for a flat map).
+        scale: What shares Adam's scale of gradients. ``"element"`` moves all pixels alike at
+            first; ``"example"`` lets those with large gradients go further, by the rate in root
+            mean square, which finds what is small and decides alone.
         judge_grids: Losses of different grids do not compare, so every iterate is judged on
             these, by default the first of ``grids``.
         additional_forward_args: Passed on; tensors with one entry per example follow it.
@@ -103,10 +107,10 @@ def refine(
         images = images.detach().clone()
         start = _start(images, maps)
         spread = start.std((1, 2, 3), correction=0, keepdim=True)
-        scale = spread.where(spread > 0, 1.0)
+        unit = spread.where(spread > 0, 1.0)
         change = torch.zeros_like(start).requires_grad_()
         return refine_with(
-            lambda: start + scale * change,
+            lambda: start + unit * change,
             [change],
             forward_func,
             images,
@@ -116,6 +120,7 @@ def refine(
             objective=objective,
             grids=grids,
             learning_rate=learning_rate,
+            scale=scale,
             judge_grids=judge_grids,
             additional_forward_args=additional_forward_args,
         )
@@ -133,6 +138,7 @@ def refine_with(
     objective: RankingObjective | None = None,
     grids: Sequence[Grid] = GRIDS,
     learning_rate: float = 1e-4,
+    scale: str = "element",
     judge_grids: Sequence[Grid] | None = None,
     additional_forward_args: Any = None,
 ) -> Refined:
@@ -150,6 +156,7 @@ def refine_with(
         objective: As there.
         grids: As there.
         learning_rate: Adam's, in the parameters' units.
+        scale: As there; an example is a row of a parameter.
         judge_grids: As there.
         additional_forward_args: As there.
 
@@ -195,7 +202,8 @@ def refine_with(
                     forward_func, images, maps, targets, grid=grid, noise_scale=0.0, **options
                 )
 
-            return _descend(make_maps, parameters, judge, n_steps, cycle, judges, learning_rate)
+            adam = Adam(parameters, learning_rate, scale=scale)
+            return _descend(make_maps, parameters, judge, n_steps, cycle, judges, adam)
     finally:
         with torch.no_grad():
             for parameter, (value, flag) in zip(parameters, saved, strict=True):
@@ -210,9 +218,8 @@ def _descend(
     n_steps: int,
     grids: list[Grid],
     judge_grids: list[Grid],
-    learning_rate: float,
+    adam: Adam,
 ) -> Refined:
-    adam = Adam(parameters, learning_rate)
     losses: list[Tensor] = []
     kept, best = torch.empty(0), torch.empty(0)
     for step in range(n_steps + 1):

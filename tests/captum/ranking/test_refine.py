@@ -297,3 +297,43 @@ def test_bad_images() -> None:
         run(Spot().eval(), torch.rand(16, 16))
     with pytest.raises(TypeError, match="images must be a floating-point tensor"):
         run(Spot().eval(), torch.ones(1, 1, 16, 16, dtype=torch.uint8))
+
+
+def test_a_shared_scale_lets_large_gradients_go_further() -> None:
+    weights = torch.zeros(2, 3)
+    adam = Adam([weights], 0.1, scale="example")
+    gradients = torch.tensor([[3.0, 0.0, -4.0], [1e-9, 1e-9, 1e-9]])
+    adam.step([gradients])
+    # Each row by itself, and by the rate in root mean square.
+    assert weights.square().mean(1).sqrt().tolist() == pytest.approx([0.1, 0.1], rel=1e-2)
+    assert torch.allclose(weights[0] / weights[0, 0], torch.tensor([1.0, 0.0, -4 / 3]))
+    adam.step([gradients])
+    assert weights[0, 0] == pytest.approx(-2 * 0.3 / (25 / 3) ** 0.5, rel=1e-4)
+    with pytest.raises(ValueError, match="scale must be"):
+        Adam([weights], 0.1, scale="row")
+
+
+def test_a_shared_scale_finds_the_one_pixel_that_decides() -> None:
+    """A strong pixel among weak ones rises above all after one step, with plain Adam not yet."""
+    strengths = torch.full((16, 16), 0.05)
+    strengths[3, 12] = 6.0
+    images = torch.ones(1, 1, 16, 16)
+    start = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    start[0, 0, 3, 12] = start.median()
+    found = {
+        scale: refine(
+            lambda x: (x[:, 0] * strengths).sum((1, 2)),
+            images,
+            start,
+            target=0,
+            n_steps=2,
+            grids=(16,),
+            references=torch.zeros(1),
+            objective=RankingObjective(smoothing=0.0, output="logit"),
+            learning_rate=0.2,
+            scale=scale,
+        ).maps
+        for scale in ("element", "example")
+    }
+    assert int(found["example"].argmax()) == 3 * 16 + 12
+    assert int(found["element"].argmax()) != 3 * 16 + 12
