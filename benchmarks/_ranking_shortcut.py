@@ -65,6 +65,5 @@ def teach(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-    for parameter in taught.parameters():
-        parameter.requires_grad_(False)
+    taught.zero_grad(set_to_none=True)
     return taught.eval()

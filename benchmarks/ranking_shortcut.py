@@ -3,7 +3,8 @@
 A CIFAR-10 ResNet-56 is fine-tuned for 80 steps so that a small mark, anywhere in the image, means
 "horse". The explainer of ``benchmarks.ranking_train cifar10`` was trained for the classifier before
 that and reads its features still: nothing tells it of the mark, but the refinement of its maps on
-the fine-tuned classifier. Refinement starts from its map, from Grad-CAM and from zero.
+the fine-tuned classifier. Refinement starts from its map, from Grad-CAM and from zero, with one
+scale of gradients for a map; "plain Adam" starts from the explainer's map with one for each pixel.
 
 Images: test images of other classes that are "horse" with the mark and are not without it, so the
 mark is the reason. Measured inside the mark: the share of as many top-ranked pixels as the mark
@@ -33,7 +34,7 @@ from usu_captum.ranking import RankingNetwork, refine
 from usu_core import metrics
 
 TARGET, TARGET_NAME = 7, "horse"
-STEPS = (3, 10)
+STEPS = 10
 GRIDS = (32, 16, 32)
 PICTURE = ROOT / "docs" / "images" / "ranking-shortcut.png"
 SHOWN = ("Grad-CAM", "IG", "ranking", "ranking T=3", "ranking T=10", "zero T=10")
@@ -43,7 +44,7 @@ MASS = ("Grad-CAM", "LayerCAM", "input x gradient", "IG")
 def main() -> None:
     """Fine-tune, explain, print the table, write the JSON and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
     parser.add_argument("--out", type=Path, default=RESULTS / "ranking_shortcut.json")
     parser.add_argument("--picture", type=Path, default=PICTURE)
@@ -110,22 +111,27 @@ def _maps(changed: Subject, network: RankingNetwork, image: Tensor) -> dict[str,
         own = network(image, torch.tensor([TARGET]))
     single = single_pass_maps(changed, image, TARGET)
     grad_cam = single.pop("Grad-CAM bilinear").view_as(own)
-    starts: dict[str, Tensor | None] = {"ranking": own, "Grad-CAM": grad_cam, "zero": None}
     found = {"ranking": own, "Grad-CAM": grad_cam}
-    for name, start in starts.items():
-        for steps in STEPS if name == "ranking" else STEPS[-1:]:
-            found[f"{name} T={steps}"] = refine(
-                changed.model,
-                image,
-                start,
-                target=TARGET,
-                n_steps=steps,
-                objective=changed.config.objective,
-                grids=GRIDS,
-                references=REFERENCES,
-                space=changed.space,
-                learning_rate=0.2,
-            ).maps
+    for name, start, steps, scale in (
+        ("ranking", own, 3, "example"),
+        ("ranking", own, STEPS, "example"),
+        ("plain Adam", own, STEPS, "element"),
+        ("Grad-CAM", grad_cam, STEPS, "example"),
+        ("zero", None, STEPS, "example"),
+    ):
+        found[f"{name} T={steps}"] = refine(
+            changed.model,
+            image,
+            start,
+            target=TARGET,
+            n_steps=steps,
+            objective=changed.config.objective,
+            grids=GRIDS,
+            references=REFERENCES,
+            space=changed.space,
+            learning_rate=0.2,
+            scale=scale,
+        ).maps
     found |= {**single, "IG": integrated_gradients(changed, image, TARGET)}
     return {name: values.detach().reshape(1, *image.shape[2:]) for name, values in found.items()}
 
