@@ -12,14 +12,8 @@ from usu_captum._image_space import ImageSpace
 from usu_captum._models import evaluating
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._objective import RankingObjective
-from usu_captum.ranking._refine import (
-    GRIDS,
-    NAMES,
-    as_targets,
-    refine,
-    refine_with,
-    stack_references,
-)
+from usu_captum.ranking._refine import GRIDS, NAMES, refine, refine_with
+from usu_captum.ranking._refine_inputs import as_targets, stack_references
 from usu_core._checks import check_choice, check_count, check_float_tensor
 
 REFINE = ("pixels", "decoder")

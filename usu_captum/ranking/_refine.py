@@ -11,7 +11,12 @@ from usu_captum._image_space import ImageSpace
 from usu_captum.ranking._descent import Adam, undisturbed
 from usu_captum.ranking._masks import Grid
 from usu_captum.ranking._objective import ObjectiveValue, RankingObjective
-from usu_captum.ranking._references import reference_images
+from usu_captum.ranking._refine_inputs import (
+    as_targets,
+    cut_grids,
+    stack_references,
+    starting_maps,
+)
 from usu_core._checks import check_count, check_finite, check_float_tensor, check_positive
 
 GRIDS = (14, 28, 7)
@@ -105,7 +110,7 @@ def refine(
     # Tensors made in inference mode cannot be differentiated, their copies outside it can.
     with torch.inference_mode(False):
         images = images.detach().clone()
-        start = _start(images, maps)
+        start = starting_maps(images, maps)
         spread = start.std((1, 2, 3), correction=0, keepdim=True)
         unit = spread.where(spread > 0, 1.0)
         change = torch.zeros_like(start).requires_grad_()
@@ -182,8 +187,8 @@ def refine_with(
     """
     check_count("n_steps", n_steps, 0)
     check_positive("learning_rate", learning_rate)
-    cycle = _cut("grids", grids, images)
-    judges = cycle[:1] if judge_grids is None else _cut("judge_grids", judge_grids, images)
+    cycle = cut_grids("grids", grids, images)
+    judges = cycle[:1] if judge_grids is None else cut_grids("judge_grids", judge_grids, images)
     goal = RankingObjective() if objective is None else objective
     options: Any = {"references": references, "additional_forward_args": additional_forward_args}
     saved = [(p.detach().clone(), p.requires_grad) for p in parameters]
@@ -244,60 +249,3 @@ def _descend(
         if descended is not None:
             adam.step(torch.autograd.grad(descended.sum(), parameters, allow_unused=True))
     return Refined(kept, torch.stack(losses), best)
-
-
-def as_targets(target: int | Sequence[int] | Tensor, images: Tensor) -> Tensor:
-    """Return targets as (B,) or (B, K) int64 on the images' device."""
-    if isinstance(target, bool) or not isinstance(target, int | list | tuple | Tensor):
-        raise TypeError(
-            f"target must be a class or one per example, got {type(target).__name__}. "
-            "Try target=model(images).argmax(1)."
-        )
-    chosen = torch.as_tensor(target, device=images.device)
-    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype is torch.bool:
-        raise TypeError(f"target must hold integers, got {chosen.dtype}. Try .long().")
-    chosen = chosen.expand(len(images)) if chosen.numel() == 1 and chosen.dim() < 2 else chosen
-    if chosen.dim() not in (1, 2) or len(chosen) != len(images):
-        raise ValueError(
-            f"target must be one class, or one row for each of {len(images)} images, got shape "
-            f"{tuple(chosen.shape)}."
-        )
-    return chosen.long()
-
-
-def stack_references(
-    images: Tensor,
-    references: str | Tensor | Sequence[str | Tensor],
-    space: ImageSpace | None,
-) -> Tensor:
-    """Return all references of all images, (R, B, C, H, W)."""
-    if isinstance(references, Tensor) and references.dim() == 5:
-        return references
-    every = [references] if isinstance(references, str | Tensor) else list(references)
-    if not every:
-        raise ValueError("references must name at least one, got none. Try ('blur',).")
-    return torch.stack([reference_images(images, one, space) for one in every])
-
-
-def _start(images: Tensor, maps: Tensor | None) -> Tensor:
-    dtype = torch.promote_types(images.dtype, torch.float32)
-    wanted = (len(images), 1, *images.shape[2:])
-    if maps is None:
-        return torch.zeros(wanted, dtype=dtype, device=images.device)
-    check_float_tensor("maps", maps)
-    if tuple(maps.shape) != wanted:
-        raise ValueError(
-            f"maps must have shape {wanted}, one channel of the images' size, got "
-            f"{tuple(maps.shape)}. Try maps.sum(1, keepdim=True), or an upsampler."
-        )
-    check_finite("maps", maps)
-    return maps.detach().to(images.device, dtype, copy=True)
-
-
-def _cut(name: str, grids: Sequence[Grid], images: Tensor) -> list[Grid]:
-    """Return grids that are at most as fine as the images."""
-    if not grids:
-        raise ValueError(f"{name} must hold at least one grid, got none. Try (14, 28, 7).")
-    height, width = images.shape[2:]
-    pairs = [(g, g) if isinstance(g, int) else (g[0], g[1]) for g in grids]
-    return [(min(rows, height), min(columns, width)) for rows, columns in pairs]

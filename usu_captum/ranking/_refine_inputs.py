@@ -1,0 +1,69 @@
+"""What refinement is given, checked and brought into one form."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from usu_captum._image_space import ImageSpace
+from usu_captum.ranking._masks import Grid
+from usu_captum.ranking._references import reference_images
+from usu_core._checks import check_finite, check_float_tensor
+
+
+def as_targets(target: int | Sequence[int] | Tensor, images: Tensor) -> Tensor:
+    """Return targets as (B,) or (B, K) int64 on the images' device."""
+    if isinstance(target, bool) or not isinstance(target, int | list | tuple | Tensor):
+        raise TypeError(
+            f"target must be a class or one per example, got {type(target).__name__}. "
+            "Try target=model(images).argmax(1)."
+        )
+    chosen = torch.as_tensor(target, device=images.device)
+    if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype is torch.bool:
+        raise TypeError(f"target must hold integers, got {chosen.dtype}. Try .long().")
+    chosen = chosen.expand(len(images)) if chosen.numel() == 1 and chosen.dim() < 2 else chosen
+    if chosen.dim() not in (1, 2) or len(chosen) != len(images):
+        raise ValueError(
+            f"target must be one class, or one row for each of {len(images)} images, got shape "
+            f"{tuple(chosen.shape)}."
+        )
+    return chosen.long()
+
+
+def stack_references(
+    images: Tensor,
+    references: str | Tensor | Sequence[str | Tensor],
+    space: ImageSpace | None,
+) -> Tensor:
+    """Return all references of all images, (R, B, C, H, W)."""
+    if isinstance(references, Tensor) and references.dim() == 5:
+        return references
+    every = [references] if isinstance(references, str | Tensor) else list(references)
+    if not every:
+        raise ValueError("references must name at least one, got none. Try ('blur',).")
+    return torch.stack([reference_images(images, one, space) for one in every])
+
+
+def starting_maps(images: Tensor, maps: Tensor | None) -> Tensor:
+    """Return a copy of the maps to start from, (B, 1, H, W), zero if there are none."""
+    dtype = torch.promote_types(images.dtype, torch.float32)
+    wanted = (len(images), 1, *images.shape[2:])
+    if maps is None:
+        return torch.zeros(wanted, dtype=dtype, device=images.device)
+    check_float_tensor("maps", maps)
+    if tuple(maps.shape) != wanted:
+        raise ValueError(
+            f"maps must have shape {wanted}, one channel of the images' size, got "
+            f"{tuple(maps.shape)}. Try maps.sum(1, keepdim=True), or an upsampler."
+        )
+    check_finite("maps", maps)
+    return maps.detach().to(images.device, dtype, copy=True)
+
+
+def cut_grids(name: str, grids: Sequence[Grid], images: Tensor) -> list[Grid]:
+    """Return grids that are at most as fine as the images."""
+    if not grids:
+        raise ValueError(f"{name} must hold at least one grid, got none. Try (14, 28, 7).")
+    height, width = images.shape[2:]
+    pairs = [(g, g) if isinstance(g, int) else (g[0], g[1]) for g in grids]
+    return [(min(rows, height), min(columns, width)) for rows, columns in pairs]
