@@ -1,5 +1,7 @@
 """What the ranking benchmarks measure, on networks and maps whose answer is known."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,3 +142,43 @@ def test_judgements_of_another_network_do_not_count(network: RankingNetwork) -> 
     with torch.no_grad():
         next(p for p in network.parameters() if p.requires_grad).add_(0.01)
     assert network_key(network) != key
+
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def stored(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def documented() -> set[tuple[str, ...]]:
+    """Return the rows of all tables of the page, without bold and italic."""
+    text = (ROOT / "docs" / "ranking.md").read_text("utf-8").replace("\N{MULTIPLICATION SIGN}", "x")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return {tuple(c.strip().strip("*_") for c in line.strip("|").split("|")) for line in lines}
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_the_page_has_the_figures_of_the_results(name: str) -> None:
+    rows = documented()
+    for method, row in stored(f"ranking_train_{name}")["summary"].items():
+        figures = (f"{row[key]:.3f}" for key in ("deletion", "insertion"))
+        assert (method, row["passes"], *figures) in rows, method
+    found = stored(f"ranking_heldout_{name}")
+    for method, row in found["summary"].items():
+        assert (method, *(f"{row[key]['mean']:.3f}" for key in HIGHER)) in rows, method
+    for method, row in found["sanity"].items():
+        assert (method, *(f"{value:.2f}" for value in row.values())) in rows, method
+
+
+def test_the_page_has_the_figures_of_shortcut_and_speed() -> None:
+    rows = documented()
+    for method, row in stored("ranking_shortcut")["summary"].items():
+        figures = [value for value in row.values() if isinstance(value, float)]
+        cells = [f"{value:.2f}" for value in figures] + [""] * (3 - len(figures))
+        assert (method, *cells) in rows, method
+    for row in stored("ranking_speed")["comparisons"]:
+        low, high = row["ratio_quartiles"]
+        cells = [f"{row['subject_ms']:.0f}", f"{row['peer_ms']:.0f}", f"{row['ratio']:.2f}"]
+        names = (row["model"], row["subject"], row["peer"])
+        assert (*names, *cells, f"{low:.2f} to {high:.2f}") in rows, names
