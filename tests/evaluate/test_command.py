@@ -98,6 +98,9 @@ def test_tables_and_page(done: Path) -> None:
     ]  # fmt: skip
     assert float(row["mean"]) == pytest.approx(sum(v or 0.0 for v in by_record) / 6)
     assert row["pairs"] == "6"
+    peers = [r.value for r in read_records(done) if (r.method, r.metric) == ("random", "deletion")]
+    lower = sum(v or 0.0 for v in peers) / 6 - float(row["mean"])
+    assert float(row["gain"]) == pytest.approx(lower), "less is better in deletion"
     assert {r["peer upsampler"] for r in rows if r["metric"] == "sparseness"} == {""}
     page = (done / "report.html").read_text()
     assert "LayerGradCam" in page
@@ -123,6 +126,22 @@ def test_running_again_measures_nothing_and_more_adds_only_that(
     added = after[len(before.splitlines()) :]
     assert [(r.upsampler, r.metric) for r in added] == [("lanczos", "deletion")] * 2
     assert "lanczos" in capsys.readouterr().out
+    # The map of usu is needed again for a new metric; what was measured of it is not repeated.
+    run(out, "--methods", "LayerGradCam", "--upsamplers", "usu", "--images", "1",
+        "--metrics", "deletion,infidelity")  # fmt: skip
+    added = read_records(out)[len(after) :]
+    assert [(r.upsampler, r.metric) for r in added] == [("usu", "infidelity")]
+
+
+def test_the_mass_error_is_the_upsamplings(done: Path) -> None:
+    errors = {
+        name: [r.value or 0.0 for r in read_records(done)
+               if (r.upsampler, r.metric) == (name, "mass-error")]
+        for name in ("nearest", "bilinear", "usu")
+    }  # fmt: skip
+    assert max(errors["nearest"]) == 0
+    assert max(errors["usu"]) < 1e-6
+    assert min(errors["bilinear"]) > 1e-3
 
 
 @pytest.mark.parametrize(

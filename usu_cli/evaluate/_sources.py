@@ -132,8 +132,9 @@ def explain(name: str, method: Method, subject: Subject) -> Explanation:
     Raises:
         UsageError: If the model, or the class, is none for this method.
     """
+    device = subject.inputs.device
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(subject.seed)
             return method(subject)
     # What captum, the CAM library and torch raise on models they cannot handle.
