@@ -9,6 +9,7 @@ from benchmarks._common import data_folder, environment, image_files, load_model
 from usu_cli._models import Classifier
 from usu_cli._preprocessing import Preprocessing
 from usu_cli.evaluate import Item, Plan, Summary, evaluate, read_records, summarise
+from usu_cli.evaluate._summary import MapName
 from usu_cli.evaluate._tables import comparisons, means, note
 from usu_core import resolve
 
@@ -67,14 +68,50 @@ def publish(
         items: How many images each model was meant to explain.
     """
     models: dict[str, Any] = {}
+    summaries: dict[str, Summary] = {}
     for name, folder in folders.items():
         records = read_records(folder)
         if not records:
             continue
-        summary = summarise(records, against)
-        models[name] = _content(summary) | {"wanted": items[name]}
-        print(_markdown(name, summary, against))
+        summaries[name] = summarise(records, against)
+        models[name] = _content(summaries[name]) | {"wanted": items[name]}
+        print(_markdown(name, summaries[name], against))
+    print(compact(summaries, against[0]))
     write_json(out, {"environment": environment(), "against": list(against), "models": models})
+
+
+def compact(summaries: Mapping[str, Summary], peer: str) -> str:
+    """Return Markdown with a table per method: a row per map, the models side by side.
+
+    Cells hold the metrics in the order of the summary, bold where better and italic where worse
+    than ``peer`` at p < 0.05, corrected by Holm.
+    """
+    first = next(iter(summaries.values()))
+    shown = [m for m in first.metrics if m not in ("mass-error", "sparseness")]
+    lines = []
+    for method in dict.fromkeys(name[0] for name in first.maps):
+        header = [f"{model}, {summary.images}" for model, summary in summaries.items()]
+        lines += [f"\n#### {method}: {' / '.join(shown)}\n", *_rows([method, *header], [])]
+        for name in (n for n in first.maps if n[0] == method):
+            cells = [
+                " / ".join(_marked(summary, metric, name, peer) for metric in shown)
+                for summary in summaries.values()
+            ]
+            lines.append(f"| {name[1]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _marked(summary: Summary, metric: str, name: MapName, peer: str) -> str:
+    mean = summary.mean(metric, name)
+    if mean is None:
+        return ""
+    compared = [
+        c
+        for c in summary.comparisons
+        if (c.metric, c.subject) == (metric, name) and peer in c.peer and c.holm < 0.05
+    ]
+    mark = "" if not compared else "**" if compared[0].result.gain > 0 else "_"
+    return f"{mark}{mean:.3f}{mark}"
 
 
 def _content(summary: Summary) -> dict[str, Any]:
