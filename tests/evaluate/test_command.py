@@ -14,8 +14,10 @@ from PIL import Image
 
 from usu_captum import ForwardScore
 from usu_cli.evaluate import Record, list_items, read_records
+from usu_cli.evaluate._maps import FineMap
 from usu_cli.evaluate._plan import Plan
 from usu_cli.evaluate._run import evaluate
+from usu_cli.evaluate._sources import Subject
 from usu_core import metrics, resolve
 
 Run = Callable[..., None]
@@ -287,3 +289,40 @@ def test_corrections_are_over_the_maps_compared_with_one_peer_by_one_metric(done
     assert {r["upsampler"] for r in family} == {"nearest", "usu"}
     for row in family:
         assert float(row["bonferroni"]) == pytest.approx(min(1.0, 2 * float(row["p"])))
+
+
+def test_a_listed_target_that_does_not_exist_is_refused_before_any_work(
+    work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = work / "images" / "wrong.csv"
+    table.write_text("image,target\nb/0.png,1\nb/2.png,7\n")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "out", "--methods", "random", data=table)
+    assert "unknown target 7" in capsys.readouterr().err
+    assert read_records(tmp_path / "out") == []
+
+
+def test_ties_are_broken_only_for_metrics_that_rank(work: Path, tmp_path: Path) -> None:
+    from usu_cli._models import load_classifier
+
+    loaded = load_classifier(str(work / "tiny.safetensors"), arch="timm:test_resnet")
+    classifier = replace(loaded, preprocessing=loaded.preprocessing.changed(size=64))
+    seen: list[int] = []
+    loaded.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    plan = Plan(("LayerGradCam",), {"nearest": resolve("nearest")}, ("sparseness",), "layer3")
+    evaluate(classifier, list_items(work / "images", count=1), plan, tmp_path)
+    assert sum(seen) < 10, "scores were found that nothing asked for"
+
+
+def test_one_map_without_a_value_does_not_cost_the_others_theirs(work: Path) -> None:
+    from usu_cli.evaluate._judges import records_of
+
+    class Half:
+        def run(self, metric: str, maps: object) -> tuple[torch.Tensor, None]:
+            return torch.tensor([0.5, float("inf")]), None
+
+    maps = [FineMap("m", u, torch.zeros(2, 2), 0) for u in ("a", "b")]
+    subject = Subject(torch.zeros(1, 3, 2, 2), 1, lambda x: x, torch.zeros(3, 1, 1), 0)  # type: ignore[arg-type]
+    first, second = records_of("i", subject, "deletion", maps, Half())  # type: ignore[arg-type]
+    assert (first.value, first.error) == (0.5, None)
+    assert (second.value, second.error) == (None, "the value is not finite")

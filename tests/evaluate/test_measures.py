@@ -7,7 +7,7 @@ import torch
 
 from usu_captum import ForwardScore
 from usu_cli.evaluate import MEASURES
-from usu_cli.evaluate._measures import Judged
+from usu_cli.evaluate._judged import Judged
 from usu_cli.evaluate._sources import LAYER, PATHS, PERTURBATIONS
 from usu_core import metrics
 
@@ -18,12 +18,13 @@ def judged(mask: bool = True) -> Judged:
     model = lambda images: images.flatten(1) @ weight.T  # noqa: E731
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[4:20, 8:24] = True
+    ties = torch.rand(32, 32, generator=generator)
     return Judged(
         maps=torch.rand(2, 32, 32, generator=generator),
         inputs=torch.rand(1, 3, 32, 32, generator=generator),
         score=ForwardScore(model, 1),
         black=torch.zeros(3, 1, 1),
-        ties=torch.rand(32, 32, generator=generator),
+        find_ties=lambda: ties,
         mask=inside if mask else None,
         steps=4,
         samples=12,
@@ -52,7 +53,7 @@ def test_curves_are_means_over_references(name: str) -> None:
     each = [
         getattr(metrics, name)(
             given.score, given.images, given.maps, reference=reference, black=given.black, steps=4,
-            ties=given.ties.expand(2, -1, -1),
+            ties=given.ties,
         )
         for reference in ("black", "mean", "blur")
     ]  # fmt: skip

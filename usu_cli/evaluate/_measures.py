@@ -2,84 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
 
-from usu_cli.evaluate._sources import SEGMENTS
-from usu_core import Slic, metrics
+from usu_cli.evaluate._judged import Judged, Values
+from usu_core import metrics
 from usu_core.metrics import AHA, RISE, SAMP, CurveProtocol
-from usu_core.scoring import ModelScore
 
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.4)  # of the pixels, in sensitivity-N
-
-
-@dataclass(frozen=True)
-class Judged:
-    """The maps of one image, and what metrics need besides.
-
-    Args:
-        maps: (N, H, W).
-        inputs: (1, C, H, W).
-        score: The explained class's score.
-        black: The value of black in the model's space.
-        ties: (H, W), orders pixels of equal attribution.
-        mask: (H, W) bool, the object; only for metrics that need it.
-        steps: Steps of curves.
-        samples: Boxes or subsets to draw.
-        batch_size: Images per model call.
-        seed: Of what is drawn.
-    """
-
-    maps: Tensor
-    inputs: Tensor
-    score: ModelScore
-    black: Tensor
-    ties: Tensor
-    mask: Tensor | None
-    steps: int
-    samples: int
-    batch_size: int
-    seed: int
-
-    @cached_property
-    def images(self) -> Tensor:
-        """The image once per map."""
-        return self.inputs.expand(len(self.maps), -1, -1, -1)
-
-    @cached_property
-    def boxes(self) -> tuple[Tensor, Tensor]:
-        """The effects of blurring random boxes, and the mass of each map in them, (N, boxes)."""
-        size = (self.inputs.shape[2], self.inputs.shape[3])
-        boxes = metrics.random_boxes(self.samples, size, seed=self.seed)
-        effects = metrics.box_effects(
-            self.score, self.inputs, boxes, reference="blur", chunk_size=self.batch_size
-        )
-        sums = metrics.box_sums(self.maps, boxes)
-        return effects.expand(len(self.maps), -1), sums
-
-    @cached_property
-    def segments(self) -> Tensor:
-        """Superpixels, (N, H, W)."""
-        (labels,) = Slic((SEGMENTS,))(self.inputs)
-        return labels.expand(len(self.maps), -1, -1)
-
-    @cached_property
-    def masks(self) -> Tensor:
-        """The object once per map."""
-        if self.mask is None:
-            raise ValueError("the image has no mask.")
-        return self.mask.expand(len(self.maps), -1, -1)
-
-
-@dataclass(frozen=True)
-class Values:
-    """One value per map, (N,), and the curves (N, steps + 1) that some are the area of."""
-
-    values: Tensor
-    curves: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +41,7 @@ def _curve(name: str, given: Judged) -> Values:
             reference=reference,
             black=given.black,
             steps=given.steps,
-            ties=given.ties.expand_as(given.maps),
+            ties=given.ties,
             chunk_size=given.batch_size,
         )
         for reference in metrics.REFERENCES
@@ -126,7 +58,7 @@ def _protocol(name: str, protocol: CurveProtocol, given: Judged) -> Values:
         given.images,
         given.maps,
         black=given.black,
-        ties=given.ties.expand_as(given.maps),
+        ties=given.ties,
         chunk_size=given.batch_size,
         protocol=protocol,
     )
@@ -149,7 +81,7 @@ def _quantus(given: Judged) -> Values:
 
 
 def _sensitivity(given: Judged) -> Values:
-    pixels = given.ties.numel()
+    pixels = given.maps[0].numel()
     found = metrics.sensitivity_n(
         given.score,
         given.images,
@@ -182,7 +114,7 @@ def _pixel_flipping(given: Judged) -> Values:
         given.maps,
         steps=given.steps,
         black=given.black,
-        ties=given.ties.expand_as(given.maps),
+        ties=given.ties,
         output="probability",
         chunk_size=given.batch_size,
     )

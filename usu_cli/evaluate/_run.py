@@ -2,25 +2,24 @@
 
 import zlib
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from usu_captum import ForwardScore, ImageSpace
 from usu_cli._classes import find_target
-from usu_cli._errors import UsageError, one_line
+from usu_cli._errors import UsageError
 from usu_cli._images import read_image
 from usu_cli._maps import Scored
 from usu_cli._models import Classifier
 from usu_cli.evaluate._items import Item, read_mask
-from usu_cli.evaluate._journal import Journal, Key, Record, keys, read_records
-from usu_cli.evaluate._maps import AS_IS, FineMap, fine_maps, tie_breaker
-from usu_cli.evaluate._measures import MEASURES, Judged
+from usu_cli.evaluate._journal import Journal, Key, keys, read_records
+from usu_cli.evaluate._judges import Judges, records_of
+from usu_cli.evaluate._maps import AS_IS, FineMap, fine_maps
+from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._plan import Plan, claim
 from usu_cli.evaluate._sources import (
     Method,
@@ -59,13 +58,12 @@ def evaluate(
 
     Raises:
         UsageError: If ``out`` holds results of other settings, another process writes this
-            shard, a name is unknown, or a method cannot explain the model.
+            shard, a name or target is unknown, or a method cannot explain the model.
 
     Cost:
         Per image and map about ``3 (steps + 1)`` model evaluations for each of deletion and
         insertion; per image ``samples`` for box metrics and some 150 for guided upsamplers.
     """
-    device = next(classifier.model.parameters()).device
     layer = dict(classifier.model.named_modules())[plan.layer]
     look = classifier.preprocessing
     space = ImageSpace(look.mean, look.std)
@@ -73,14 +71,20 @@ def evaluate(
         plan.methods,
         Setting(classifier.model, layer, space, plan.evaluations, plan.batch_size),
     )
+    targets = {
+        item.name: find_target(item.target, classifier.outputs, classifier.classes)
+        for item in items
+        if item.target is not None
+    }
     claim(out, plan, classifier)
     done = keys(read_records(out))
     unreadable = {}
     mine = [item for item in items[shard::shards] if _missing(item, plan, done)]
     with Journal(out, shard) as journal:
         for item in tqdm(mine, desc="evaluating", unit="image", position=shard):
+            chosen = targets.get(item.name, plan.target)
             try:
-                subject = _subject(item, classifier, plan, space, device)
+                subject = _subject(item, chosen, classifier, plan, space)
             except _UnreadableError as error:
                 unreadable[item.name] = str(error)
                 continue
@@ -115,9 +119,10 @@ def _metrics(item: Item, method: str, plan: Plan) -> list[str]:
 
 
 def _subject(
-    item: Item, classifier: Classifier, plan: Plan, space: ImageSpace, device: torch.device
+    item: Item, target: int | None, classifier: Classifier, plan: Plan, space: ImageSpace
 ) -> Subject:
     look = classifier.preprocessing
+    device = next(classifier.model.parameters()).device
     mask = None
     try:
         image = read_image(item.path)
@@ -129,9 +134,7 @@ def _subject(
     inputs = look.normalise(look.crop(image)).to(device)
     with torch.no_grad():
         first = int(classifier.model(inputs).argmax(1))
-    target = first if plan.target is None else plan.target
-    if item.target is not None:
-        target = find_target(item.target, classifier.outputs, classifier.classes)
+    target = first if target is None else target
     return Subject(
         inputs=inputs,
         target=target,
@@ -165,7 +168,7 @@ def _measure(
             upsamplers = {way: plan.upsamplers[way] for way in ways if way != AS_IS}
             explanation = explain(name, method, subject)
             maps += fine_maps(name, explanation, subject, upsamplers, scored)
-    judged = _Judges(subject, plan, model, tie_breaker(subject, scored))
+    judges = Judges(subject, plan, model, scored)
     for metric in plan.metrics:
         chosen = [
             m
@@ -174,88 +177,4 @@ def _measure(
             and (item.name, m.method, m.upsampler, metric) not in done
         ]
         if chosen:
-            journal.append(_records(item, subject, metric, chosen, judged))
-
-
-class _Judges:
-    """Runs metrics on chosen maps; those of the same pixels are judged once."""
-
-    def __init__(self, subject: Subject, plan: Plan, model: nn.Module, ties: Tensor) -> None:
-        self._subject, self._plan, self._ties = subject, plan, ties
-        self._cache: dict[tuple[int, ...], tuple[Judged, list[int]]] = {}
-        mixed = plan.precision == "bf16"
-        kind = subject.inputs.device.type
-
-        def forward(images: Tensor) -> Tensor:
-            with torch.autocast(kind, torch.bfloat16) if mixed else nullcontext():
-                result: Tensor = model(images)
-            return result.float()
-
-        self._score = ForwardScore(forward, subject.target)
-
-    def run(self, metric: str, maps: Sequence[FineMap]) -> tuple[Tensor, Tensor | None]:
-        """Return a value per map, and curves where the metric has them."""
-        run = MEASURES[metric].run
-        if run is None:
-            return torch.tensor([float(m.mass_error or 0.0) for m in maps]), None
-        judged, places = self._judged(maps)
-        found = run(judged)
-        curves = None if found.curves is None else found.curves[places].cpu()
-        return found.values[places].double().cpu(), curves
-
-    def _judged(self, maps: Sequence[FineMap]) -> tuple[Judged, list[int]]:
-        """Return the distinct maps, judged together, and the place of each map among them."""
-        key = tuple(id(m) for m in maps)
-        if key not in self._cache:
-            distinct: list[Tensor] = []
-            places = []
-            for m in maps:
-                same = (i for i, other in enumerate(distinct) if torch.equal(other, m.values))
-                place = next(same, len(distinct))
-                if place == len(distinct):
-                    distinct.append(m.values)
-                places.append(place)
-            judged = Judged(
-                maps=torch.stack(distinct),
-                inputs=self._subject.inputs,
-                score=self._score,
-                black=self._subject.black,
-                ties=self._ties,
-                mask=self._subject.mask,
-                steps=self._plan.steps,
-                samples=self._plan.samples,
-                batch_size=self._plan.batch_size,
-                seed=self._plan.seed,
-            )
-            self._cache[key] = judged, places
-        return self._cache[key]
-
-
-def _records(
-    item: Item, subject: Subject, metric: str, maps: Sequence[FineMap], judges: _Judges
-) -> list[Record]:
-    common: dict[str, Any] = {"image": item.name, "metric": metric, "target": subject.target}
-    try:
-        values, curves = judges.run(metric, maps)
-        if not bool(values.isfinite().all()):
-            raise ValueError("the value is not finite.")
-    except ValueError as error:
-        # An image on which a metric is not defined must not end a long run; the record says why.
-        return [
-            Record(
-                method=m.method, upsampler=m.upsampler, value=None,
-                evaluations=m.evaluations, error=one_line(error), **common,
-            )
-            for m in maps
-        ]  # fmt: skip
-    return [
-        Record(
-            method=m.method,
-            upsampler=m.upsampler,
-            value=float(values[i]),
-            evaluations=m.evaluations,
-            curve=None if curves is None else tuple(round(float(v), 6) for v in curves[i]),
-            **common,
-        )
-        for i, m in enumerate(maps)
-    ]
+            journal.append(records_of(item.name, subject, metric, chosen, judges))
