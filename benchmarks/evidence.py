@@ -1,6 +1,6 @@
 """Turn the committed results into what the documents show: ``python -m benchmarks.evidence``.
 
-Prints the Markdown tables of the README and of ``docs/defaults.md``, and draws quality against
+Prints the Markdown tables of the README and of ``docs/evidence.md``, and draws quality against
 model evaluations.
 """
 
@@ -24,10 +24,6 @@ def main() -> None:
     for model, summary in held_out["summary"].items():
         print(f"\n**{model}**, {summary['images']} images\n")
         print(_faithfulness(summary["maps"]))
-    scan = _read("photographs_scan.json")
-    for model, summary in scan["summary"].items():
-        print(f"\n**{model}**, {summary['images']} tuning images\n")
-        print(_scan(summary["maps"]))
     _draw(_read("photographs_budget.json"))
 
 
@@ -57,14 +53,6 @@ def _faithfulness(maps: dict[str, Any]) -> str:
     for name in (*SHOWN, *CONTROLS):
         cells = [_marked(maps[name], metric) for metric in _METRICS]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _scan(maps: dict[str, Any]) -> str:
-    lines = ["| setting | evaluations | deletion ↓ | insertion ↑ |", "|---|---|---|---|"]
-    for name, row in maps.items():
-        cells = [_marked(row, metric) for metric in ("deletion", "insertion")]
-        lines.append(f"| {name} | {row['evaluations']:.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

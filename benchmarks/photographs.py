@@ -8,9 +8,8 @@ blurred references; softmax probability; ties broken by the score map) and by ho
 random boxes predicts what hiding the box costs (correlation; infidelity at the best scale).
 Controls: nearest, the score map alone, RISE with as many model evaluations, and noise.
 
-``--scan`` compares settings of the score map and operators on the *tuning* half; the defaults were
-chosen from it. ``--budget`` charts quality against model evaluations. Results are appended image
-by image, so a run that was stopped continues where it was.
+``--budget`` charts quality against model evaluations. Results are appended image by image, so a run
+that was stopped continues where it was.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from benchmarks._common import (
     table,
     write_json,
 )
-from benchmarks._photograph_maps import budget_maps, main_maps, scan_maps
+from benchmarks._photograph_maps import budget_maps, main_maps
 from benchmarks._statistics import paired
 from usu_captum import ForwardScore, LayerGradCam, default_layer
 from usu_cli.evaluate._rise import rise
@@ -60,12 +59,9 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="held-out")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--scan", action="store_true", help="settings, on the tuning half")
     parser.add_argument("--budget", action="store_true", help="quality against evaluations")
     parser.add_argument("--out", type=Path, default=RESULTS / "photographs.json")
     options = parser.parse_args()
-    if options.scan:
-        options.split = "tuning"
     journal = options.out.with_suffix(".jsonl")
     for name in options.models:
         _measure(name, options, journal)
@@ -115,9 +111,7 @@ def _measure_image(
     cells: Tensor = grad_cam.attribute(
         image, target=target, relu_attributions=True, upsampler=lambda coarse, **_: coarse
     ).detach()
-    if options.scan:
-        maps, ties, spent = scan_maps(cells, image, score)
-    elif options.budget:
+    if options.budget:
         maps, ties, spent = budget_maps(cells, image, score)
         # Captum's own pass serves the scores as well, at a hidden layer.
         maps["usu one pass"] = grad_cam.attribute(
