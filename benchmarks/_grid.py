@@ -58,7 +58,7 @@ def run(name: str, items: Sequence[Item], chosen: Plan, folder: Path) -> None:
 
 def publish(
     folders: Mapping[str, Path], against: Sequence[str], out: Path, items: Mapping[str, int]
-) -> None:
+) -> dict[str, Summary]:
     """Sum up each model's records, print Markdown tables, and write the result.
 
     Args:
@@ -66,6 +66,9 @@ def publish(
         against: What maps are compared with; values are marked against the first.
         out: The result.
         items: How many images each model was meant to explain.
+
+    Returns:
+        What was found, by model.
     """
     models: dict[str, Any] = {}
     summaries: dict[str, Summary] = {}
@@ -78,6 +81,7 @@ def publish(
         print(_markdown(name, summaries[name], against))
     print(compact(summaries, against[0]))
     write_json(out, {"environment": environment(), "against": list(against), "models": models})
+    return summaries
 
 
 def compact(summaries: Mapping[str, Summary], peer: str) -> str:
@@ -88,13 +92,14 @@ def compact(summaries: Mapping[str, Summary], peer: str) -> str:
     """
     first = next(iter(summaries.values()))
     shown = [m for m in first.metrics if m not in ("mass-error", "sparseness")]
+    maps = dict.fromkeys(name for summary in summaries.values() for name in summary.maps)
     lines = []
-    for method in dict.fromkeys(name[0] for name in first.maps):
+    for method in dict.fromkeys(name[0] for name in maps):
         header = [f"{model}, {summary.images}" for model, summary in summaries.items()]
         lines += [f"\n#### {method}: {' / '.join(shown)}\n", *_rows([method, *header], [])]
-        for name in (n for n in first.maps if n[0] == method):
+        for name in (n for n in maps if n[0] == method):
             cells = [
-                " / ".join(_marked(summary, metric, name, peer) for metric in shown)
+                " / ".join(filter(None, (_marked(summary, m, name, peer) for m in shown)))
                 for summary in summaries.values()
             ]
             lines.append(f"| {name[1]} | {' | '.join(cells)} |")

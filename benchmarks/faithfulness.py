@@ -9,10 +9,16 @@ goes on.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks._common import MODELS, RESULTS
 from benchmarks._grid import photographs, plan, publish, run
+from usu_cli.evaluate import Summary
+from usu_cli.evaluate._maps import AS_IS
+from usu_cli.evaluate._statistics import Array, paired
 
 METRICS = ("deletion", "insertion", "correlation", "infidelity", "mass-error", "sparseness")
 PEERS = ("bilinear", "nearest", "score-map", "RISE", "Lime", "Occlusion")
@@ -32,7 +38,35 @@ def main() -> None:
         chosen = plan(name, (*cams, *CONTROLS), METRICS)
         run(name, photographs(options.images), chosen, options.records / name)
     folders = {name: options.records / name for name in MODELS}
-    publish(folders, PEERS, options.out, dict.fromkeys(MODELS, options.images))
+    found = publish(folders, PEERS, options.out, dict.fromkeys(MODELS, options.images))
+    print(differences(found))
+
+
+def differences(summaries: Mapping[str, Summary]) -> str:
+    """Return Markdown: insertion minus deletion of Grad-CAM's maps, and p against each peer."""
+    summaries = {name: s for name, s in summaries.items() if "infidelity" in s.metrics}
+    lines = [f"\n| insertion - deletion | {' | '.join(summaries)} |"]
+    lines.append("|---|" + "---|" * len(summaries))
+    peers = {p: (p, AS_IS) if p in CONTROLS else ("GradCAM", p) for p in PEERS}
+    rows = {upsampler: ("GradCAM", upsampler) for upsampler in ("usu", "iwmr-mass", "tilted")}
+    for name, place in (peers | rows | {"random": ("random", AS_IS)}).items():
+        means = [f"{_gap(s, place).mean():.3f}" for s in summaries.values()]
+        lines.append(f"| {name} | {' | '.join(means)} |")
+    for subject, place in rows.items():
+        for peer, other in peers.items():
+            cells = []
+            for summary in summaries.values():
+                result = paired(_gap(summary, place) - _gap(summary, other))
+                cells.append(f"{result.gain:+.3f}, p {result.p:.3f}")
+            lines.append(f"| {subject} over {peer} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _gap(summary: Summary, name: tuple[str, str]) -> Array:
+    """Insertion minus deletion of a map, on the images that a run has finished."""
+    done = set.intersection(*(set(summary.values[m, name]) for m in METRICS[:4]))
+    high, low = (summary.values[metric, name] for metric in ("insertion", "deletion"))
+    return np.array([high[image] - low[image] for image in sorted(done)])
 
 
 if __name__ == "__main__":
