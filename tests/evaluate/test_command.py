@@ -173,7 +173,7 @@ def test_results_of_other_settings_are_not_mixed(
         (("--upsamplers", "bilinaer"), "did you mean bilinear"),
         (("--metrics", "deletoin"), "did you mean deletion"),
         (("--against", "usu-fast"), "unknown upsampler or method to compare with 'usu-fast'"),
-        (("--metrics", "iou"), "compare with masks"),
+        (("--metrics", "deletion,iou"), "iou compare with masks"),
         (("--layer", "layer9"), "unknown layer"),
         (("--masks", "."), "no masks in"),
     ],

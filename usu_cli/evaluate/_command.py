@@ -73,8 +73,11 @@ def run_evaluate(options: EvaluateOptions) -> None:
         )
     against = _check_names(options)
     items = list_items(options.data, options.masks, options.images)
-    if all(MEASURES[m].needs_mask for m in options.metrics) and not any(i.mask for i in items):
-        raise UsageError("these metrics compare with masks; give --masks DIR or a list with masks")
+    masked = [metric for metric in options.metrics if MEASURES[metric].needs_mask]
+    if masked and not any(item.mask for item in items):
+        raise UsageError(
+            f"{', '.join(masked)} compare with masks; give --masks DIR or a list with masks"
+        )
     prepare_folder(options.out)
     classifier = _classifier(options)
     plan = _plan(options, classifier)
