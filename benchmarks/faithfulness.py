@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._common import MODELS, RESULTS
+from benchmarks._common import MODELS, RESULTS, ROOT
 from benchmarks._grid import photographs, plan, publish, run
-from usu_cli.evaluate import Summary
+from usu_cli.evaluate import Summary, _plots
 from usu_cli.evaluate._maps import AS_IS
 from usu_cli.evaluate._statistics import Array, paired
 
@@ -40,6 +40,8 @@ def main() -> None:
     folders = {name: options.records / name for name in MODELS}
     found = publish(folders, PEERS, options.out, dict.fromkeys(MODELS, options.images))
     print(differences(found))
+    if "resnet18" in found:
+        _draw(found["resnet18"])
 
 
 def differences(summaries: Mapping[str, Summary]) -> str:
@@ -60,6 +62,16 @@ def differences(summaries: Mapping[str, Summary]) -> str:
                 cells.append(f"{result.gain:+.3f}, p {result.p:.3f}")
             lines.append(f"| {subject} over {peer} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _draw(summary: Summary) -> None:
+    """Draw the two pictures that the page on the command shows."""
+    for name, picture in (
+        ("curves", _plots.curves(summary)),
+        ("ranks", _plots.ranks(summary, "insertion")),
+    ):
+        if picture is not None:
+            (ROOT / "docs" / "images" / f"evaluate-{name}.png").write_bytes(picture)
 
 
 def _gap(summary: Summary, name: tuple[str, str]) -> Array:

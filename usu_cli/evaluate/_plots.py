@@ -67,7 +67,7 @@ def ranks(summary: Summary, metric: str) -> bytes | None:
     rank = frame.rank(axis=1, ascending=False).mean()
     if not float(np.ptp(rank)):
         return None  # all alike on every image
-    figure = Figure(figsize=(8, 1.2 + 0.22 * len(entries)), dpi=110, layout="constrained")
+    figure = Figure(figsize=(8, 1.4 + 0.25 * len(entries)), dpi=110, layout="constrained")
     axes = figure.subplots()
     scikit_posthocs.critical_difference_diagram(
         rank, scikit_posthocs.posthoc_nemenyi_friedman(frame), ax=axes,
