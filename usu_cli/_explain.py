@@ -12,12 +12,12 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from usu_captum import ForwardScore, LayerGradCam, default_layer
-from usu_cli._classes import class_name, find_target, read_class_names
-from usu_cli._errors import UsageError, one_line, unknown
+from usu_captum import ForwardScore, LayerGradCam
+from usu_cli._asked import classifier_as_asked, find_layer
+from usu_cli._classes import class_name, find_target
+from usu_cli._errors import UsageError, one_line
 from usu_cli._images import read_image
 from usu_cli._maps import Comparison, check_upsamplers, upsample_all
-from usu_cli._models import Classifier, check_size, load_classifier
 from usu_cli._pictures import Panel, heat, overlay, scores
 from usu_cli._report import Report, Sheet, Table, prepare_folder, write_report
 from usu_cli._table import text_table
@@ -72,19 +72,15 @@ def run_explain(options: ExplainOptions) -> None:
     upsamplers = {name: resolve(name) for name in check_upsamplers(options.upsamplers)}
     images = [read_image(path) for path in options.images]
     prepare_folder(options.out)
-    classifier = load_classifier(options.model, arch=options.arch, weights=options.weights)
-    classes = classifier.classes
-    if options.classes is not None:
-        classes = read_class_names(options.classes, classifier.outputs)
+    classifier = classifier_as_asked(
+        options.model, arch=options.arch, weights=options.weights, classes=options.classes,
+        mean=options.mean, std=options.std, size=options.size,
+    )  # fmt: skip
+    classes, preprocessing = classifier.classes, classifier.preprocessing
     target = None
     if options.target is not None:
         target = find_target(options.target, classifier.outputs, classes)
-    preprocessing = classifier.preprocessing.changed(
-        size=options.size, mean=options.mean, std=options.std
-    )
-    if options.size is not None:
-        check_size(classifier, options.size)
-    layer_name, layer = _find_layer(classifier, options.layer, preprocessing.size)
+    layer_name, layer = find_layer(classifier, options.layer)
 
     # All that can still turn out not to fit is done first: it is quick, and scoring is not.
     subjects = []
@@ -153,18 +149,6 @@ def _write(
         print(f"{sheet.title}: {sheet.note}")
         print(text_table(sheet.table.header, sheet.table.rows), end="\n\n")
     print(f"{len(sheets)} pictures, {paths[-1].name} and the page to open: {paths[-2]}")
-
-
-def _find_layer(classifier: Classifier, name: str | None, size: int) -> tuple[str, nn.Module]:
-    if name is None:
-        try:
-            return default_layer(classifier.model, torch.zeros(1, 3, size, size))
-        except ValueError as error:
-            raise UsageError(f"{classifier.name}: {one_line(error)}; give --layer NAME") from error
-    layers = {key: module for key, module in classifier.model.named_modules() if key}
-    if name not in layers:
-        raise unknown("layer", name, layers)
-    return name, layers[name]
 
 
 def _top_classes(

@@ -16,8 +16,8 @@ from usu_captum.ranking import (
     split_images,
     train_explainer,
 )
+from usu_cli._asked import classifier_as_asked
 from usu_cli._errors import UsageError, one_line
-from usu_cli._models import check_size, load_classifier
 from usu_cli._report import prepare_folder
 
 
@@ -57,10 +57,11 @@ def run_train(options: TrainOptions) -> None:
         UsageError: if anything named does not exist or does not fit, or training cannot go on.
     """
     prepare_folder(options.out)
-    classifier = load_classifier(options.model, arch=options.arch, weights=options.weights)
-    look = classifier.preprocessing.changed(size=options.size, mean=options.mean, std=options.std)
-    if options.size is not None:
-        check_size(classifier, options.size)
+    classifier = classifier_as_asked(
+        options.model, arch=options.arch, weights=options.weights,
+        mean=options.mean, std=options.std, size=options.size,
+    )  # fmt: skip
+    look = classifier.preprocessing
     shape = (3, look.size, look.size)
     space = ImageSpace(look.mean, look.std)
     try:

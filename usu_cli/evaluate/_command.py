@@ -1,18 +1,17 @@
 """What ``usu evaluate`` does with what was asked for."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from usu_captum import default_layer
-from usu_cli._classes import find_target, read_class_names
-from usu_cli._errors import UsageError, one_line, unknown
+from usu_cli._asked import classifier_as_asked, find_layer
+from usu_cli._classes import find_target
+from usu_cli._errors import UsageError, unknown
 from usu_cli._maps import check_upsamplers
-from usu_cli._models import Classifier, check_size, load_classifier
+from usu_cli._models import Classifier
 from usu_cli._report import prepare_folder
 from usu_cli._table import text_table
 from usu_cli.evaluate._items import list_items
@@ -79,7 +78,10 @@ def run_evaluate(options: EvaluateOptions) -> None:
             f"{', '.join(masked)} compare with masks; give --masks DIR or a list with masks"
         )
     prepare_folder(options.out)
-    classifier = _classifier(options)
+    classifier = classifier_as_asked(
+        options.model, arch=options.arch, weights=options.weights, classes=options.classes,
+        mean=options.mean, std=options.std, size=options.size,
+    )  # fmt: skip
     plan = _plan(options, classifier)
     processes = _Processes()
     classifier.model.to(processes.device)
@@ -132,17 +134,6 @@ def _check_names(options: EvaluateOptions) -> tuple[str, ...]:
     return against
 
 
-def _classifier(options: EvaluateOptions) -> Classifier:
-    loaded = load_classifier(options.model, arch=options.arch, weights=options.weights)
-    classes = loaded.classes
-    if options.classes is not None:
-        classes = read_class_names(options.classes, loaded.outputs)
-    look = loaded.preprocessing.changed(size=options.size, mean=options.mean, std=options.std)
-    if options.size is not None:
-        check_size(loaded, options.size)
-    return replace(loaded, preprocessing=look, classes=classes)
-
-
 def _plan(options: EvaluateOptions, classifier: Classifier) -> Plan:
     target = None
     if options.target is not None:
@@ -151,7 +142,7 @@ def _plan(options: EvaluateOptions, classifier: Classifier) -> Plan:
         methods=options.methods,
         upsamplers={name: resolve(name) for name in dict.fromkeys(options.upsamplers)},
         metrics=options.metrics,
-        layer=_layer(options.layer, classifier),
+        layer=find_layer(classifier, options.layer)[0],
         target=target,
         evaluations=options.evaluations,
         steps=options.steps,
@@ -160,19 +151,6 @@ def _plan(options: EvaluateOptions, classifier: Classifier) -> Plan:
         batch_size=options.batch_size,
         seed=options.seed,
     )
-
-
-def _layer(name: str | None, classifier: Classifier) -> str:
-    layers: dict[str, nn.Module] = {k: m for k, m in classifier.model.named_modules() if k}
-    if name is None:
-        size = classifier.preprocessing.size
-        try:
-            return default_layer(classifier.model, torch.zeros(1, 3, size, size))[0]
-        except ValueError as error:
-            raise UsageError(f"{classifier.name}: {one_line(error)}; give --layer NAME") from error
-    if name not in layers:
-        raise unknown("layer", name, layers)
-    return name
 
 
 def _report_unreadable(unreadable: dict[str, str], items: int) -> None:

@@ -1,0 +1,55 @@
+"""The classifier and the layer that a command line asks for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from usu_captum import default_layer
+from usu_cli._classes import read_class_names
+from usu_cli._errors import UsageError, one_line, unknown
+from usu_cli._models import Classifier, check_size, load_classifier
+
+Triple = tuple[float, float, float]
+
+
+def classifier_as_asked(
+    model: str,
+    *,
+    arch: str | None = None,
+    weights: Path | None = None,
+    classes: Path | None = None,
+    mean: Triple | None = None,
+    std: Triple | None = None,
+    size: int | None = None,
+) -> Classifier:
+    """Load a classifier, and put what a person gave in place of its own names and preprocessing.
+
+    Raises:
+        UsageError: If anything named does not exist or does not fit.
+    """
+    loaded = load_classifier(model, arch=arch, weights=weights)
+    names = loaded.classes if classes is None else read_class_names(classes, loaded.outputs)
+    look = loaded.preprocessing.changed(size=size, mean=mean, std=std)
+    if size is not None:
+        check_size(loaded, size)
+    return replace(loaded, preprocessing=look, classes=names)
+
+
+def find_layer(classifier: Classifier, name: str | None) -> tuple[str, nn.Module]:
+    """Return the layer of a name, or the one that Grad-CAM is usually taken from.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if name is None:
+        size = classifier.preprocessing.size
+        try:
+            return default_layer(classifier.model, torch.zeros(1, 3, size, size))
+        except ValueError as error:
+            raise UsageError(f"{classifier.name}: {one_line(error)}; give --layer NAME") from error
+    layers = {key: module for key, module in classifier.model.named_modules() if key}
+    if name not in layers:
+        raise unknown("layer", name, layers)
+    return name, layers[name]
