@@ -56,16 +56,13 @@ def run(name: str, items: Sequence[Item], chosen: Plan, folder: Path) -> None:
     evaluate(classifier(name), items, chosen, folder)
 
 
-def publish(
-    folders: Mapping[str, Path], against: Sequence[str], out: Path, items: Mapping[str, int]
-) -> dict[str, Summary]:
+def publish(folders: Mapping[str, Path], against: Sequence[str], out: Path) -> dict[str, Summary]:
     """Sum up each model's records, print Markdown tables, and write the result.
 
     Args:
         folders: Where each model's records are.
         against: What maps are compared with; values are marked against the first.
         out: The result.
-        items: How many images each model was meant to explain.
 
     Returns:
         What was found, by model.
@@ -77,7 +74,7 @@ def publish(
         if not records:
             continue
         summaries[name] = summarise(records, against)
-        models[name] = _content(summaries[name]) | {"wanted": items[name]}
+        models[name] = _content(summaries[name])
         print(_markdown(name, summaries[name], against))
     print(compact(summaries, against[0]))
     write_json(out, {"environment": environment(), "against": list(against), "models": models})

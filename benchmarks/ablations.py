@@ -78,8 +78,7 @@ def main() -> None:
         chosen = replace(plan(name, ("GradCAM",), METRICS), upsamplers=variants())
         run(name, items, chosen, options.records / name)
     folders = {name: options.records / name for name in options.models}
-    counts = dict.fromkeys(options.models, options.images)
-    publish(folders, ("bilinear", "nearest"), options.out, counts)
+    publish(folders, ("bilinear", "nearest"), options.out)
 
 
 if __name__ == "__main__":

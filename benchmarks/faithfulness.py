@@ -38,7 +38,7 @@ def main() -> None:
         chosen = plan(name, (*cams, *CONTROLS), METRICS)
         run(name, photographs(options.images), chosen, options.records / name)
     folders = {name: options.records / name for name in MODELS}
-    found = publish(folders, PEERS, options.out, dict.fromkeys(MODELS, options.images))
+    found = publish(folders, PEERS, options.out)
     print(differences(found))
     if "resnet18" in found:
         _draw(found["resnet18"])

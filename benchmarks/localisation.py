@@ -31,17 +31,16 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=RESULTS / "localisation")
     parser.add_argument("--out", type=Path, default=RESULTS / "localisation.json")
     options = parser.parse_args()
-    folders, counts = {}, {}
+    folders = {}
     for kind, find in (("coco", _coco), ("voc", _voc)):
         for name in MODELS:
             key = f"{kind}, {name}"
             folders[key] = options.records / kind / name
             items = find(name, options.records / "masks")[: options.images]
-            counts[key] = len(items)
             if name in options.models:
                 chosen = plan(name, ("GradCAM", "LayerCAM", "random"), METRICS)
                 run(name, items, chosen, folders[key])
-    publish(folders, ("bilinear", "nearest", "score-map"), options.out, counts)
+    publish(folders, ("bilinear", "nearest", "score-map"), options.out)
 
 
 def _coco(model: str, masks: Path) -> list[Item]:

@@ -1,6 +1,6 @@
 """The classifier and the layer that a command line asks for."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,27 +14,33 @@ from usu_cli._models import Classifier, check_size, load_classifier
 Triple = tuple[float, float, float]
 
 
-def classifier_as_asked(
-    model: str,
-    *,
-    arch: str | None = None,
-    weights: Path | None = None,
-    classes: Path | None = None,
-    mean: Triple | None = None,
-    std: Triple | None = None,
-    size: int | None = None,
-) -> Classifier:
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What every command asks of a model; see ``--help``."""
+
+    model: str
+    arch: str | None = None
+    weights: Path | None = None
+    classes: Path | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    size: int | None = None
+
+
+def classifier_as_asked(options: ModelOptions) -> Classifier:
     """Load a classifier, and put what a person gave in place of its own names and preprocessing.
 
     Raises:
         UsageError: If anything named does not exist or does not fit.
     """
-    loaded = load_classifier(model, arch=arch, weights=weights)
-    names = loaded.classes if classes is None else read_class_names(classes, loaded.outputs)
-    look = loaded.preprocessing.changed(size=size, mean=mean, std=std)
-    if size is not None:
-        check_size(loaded, size)
-    return replace(loaded, preprocessing=look, classes=names)
+    loaded = load_classifier(options.model, arch=options.arch, weights=options.weights)
+    classes = loaded.classes
+    if options.classes is not None:
+        classes = read_class_names(options.classes, loaded.outputs)
+    look = loaded.preprocessing.changed(size=options.size, mean=options.mean, std=options.std)
+    if options.size is not None:
+        check_size(loaded, options.size)
+    return replace(loaded, preprocessing=look, classes=classes)
 
 
 def find_layer(classifier: Classifier, name: str | None) -> tuple[str, nn.Module]:

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from usu_captum import ForwardScore, LayerGradCam
-from usu_cli._asked import classifier_as_asked, find_layer
+from usu_cli._asked import ModelOptions, classifier_as_asked, find_layer
 from usu_cli._classes import class_name, find_target
 from usu_cli._errors import UsageError, one_line
 from usu_cli._images import read_image
@@ -32,22 +32,15 @@ _NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class ExplainOptions:
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(ModelOptions):
     """What was asked for on the command line; see ``usu explain --help``."""
 
     images: tuple[Path, ...]
-    model: str
     out: Path
     upsamplers: tuple[str, ...]
-    arch: str | None = None
-    weights: Path | None = None
     layer: str | None = None
     target: str | None = None
-    classes: Path | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +65,7 @@ def run_explain(options: ExplainOptions) -> None:
     upsamplers = {name: resolve(name) for name in check_upsamplers(options.upsamplers)}
     images = [read_image(path) for path in options.images]
     prepare_folder(options.out)
-    classifier = classifier_as_asked(
-        options.model, arch=options.arch, weights=options.weights, classes=options.classes,
-        mean=options.mean, std=options.std, size=options.size,
-    )  # fmt: skip
+    classifier = classifier_as_asked(options)
     classes, preprocessing = classifier.classes, classifier.preprocessing
     target = None
     if options.target is not None:

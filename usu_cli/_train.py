@@ -16,20 +16,17 @@ from usu_captum.ranking import (
     split_images,
     train_explainer,
 )
-from usu_cli._asked import classifier_as_asked
+from usu_cli._asked import ModelOptions, classifier_as_asked
 from usu_cli._errors import UsageError, one_line
 from usu_cli._report import prepare_folder
 
 
-@dataclass(frozen=True)
-class TrainOptions:
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(ModelOptions):
     """What was asked for on the command line; see ``usu train-explainer --help``."""
 
     data: Path
-    model: str
     out: Path
-    arch: str | None = None
-    weights: Path | None = None
     held_out: int = 100
     labelled: bool = False
     encoder: str = "classifier"
@@ -45,9 +42,6 @@ class TrainOptions:
     patience: int = 0
     workers: int = 0
     strict: bool = False
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    size: int | None = None
 
 
 def run_train(options: TrainOptions) -> None:
@@ -57,10 +51,7 @@ def run_train(options: TrainOptions) -> None:
         UsageError: if anything named does not exist or does not fit, or training cannot go on.
     """
     prepare_folder(options.out)
-    classifier = classifier_as_asked(
-        options.model, arch=options.arch, weights=options.weights,
-        mean=options.mean, std=options.std, size=options.size,
-    )  # fmt: skip
+    classifier = classifier_as_asked(options)
     look = classifier.preprocessing
     shape = (3, look.size, look.size)
     space = ImageSpace(look.mean, look.std)

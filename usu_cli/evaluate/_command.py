@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from usu_cli._asked import classifier_as_asked, find_layer
+from usu_cli._asked import ModelOptions, classifier_as_asked, find_layer
 from usu_cli._classes import find_target
 from usu_cli._errors import UsageError, unknown
 from usu_cli._maps import check_upsamplers
@@ -29,12 +29,11 @@ _EXTRA = ("scipy", "pandas", "scikit_posthocs", "tabulate")
 _SLOWEST = timedelta(days=7)  # that the other processes wait for the slowest
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions):
     """What was asked for on the command line; see ``usu evaluate --help``."""
 
     data: Path
-    model: str
     out: Path
     methods: tuple[str, ...]
     upsamplers: tuple[str, ...]
@@ -42,14 +41,8 @@ class EvaluateOptions:
     against: tuple[str, ...] | None = None
     masks: Path | None = None
     images: int | None = None
-    arch: str | None = None
-    weights: Path | None = None
     layer: str | None = None
     target: str | None = None
-    classes: Path | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    size: int | None = None
     evaluations: int = 150
     steps: int = 16
     samples: int = 96
@@ -78,10 +71,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
             f"{', '.join(masked)} compare with masks; give --masks DIR or a list with masks"
         )
     prepare_folder(options.out)
-    classifier = classifier_as_asked(
-        options.model, arch=options.arch, weights=options.weights, classes=options.classes,
-        mean=options.mean, std=options.std, size=options.size,
-    )  # fmt: skip
+    classifier = classifier_as_asked(options)
     plan = _plan(options, classifier)
     processes = _Processes()
     classifier.model.to(processes.device)

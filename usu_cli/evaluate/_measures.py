@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
-import torch
-
 from usu_cli.evaluate._judged import Judged, Values
 from usu_core import metrics
 from usu_core.metrics import AHA, RISE, SAMP, CurveProtocol
@@ -32,24 +30,8 @@ class Measure:
 
 
 def _curve(name: str, given: Judged) -> Values:
-    draw = getattr(metrics, name)
-    found = [
-        draw(
-            given.score,
-            given.images,
-            given.maps,
-            reference=reference,
-            black=given.black,
-            steps=given.steps,
-            ties=given.ties,
-            chunk_size=given.batch_size,
-        )
-        for reference in metrics.REFERENCES
-    ]
-    return Values(
-        torch.stack([curve.auc for curve in found]).mean(0),
-        torch.stack([curve.scores for curve in found]).mean(0),
-    )
+    references = metrics.REFERENCES
+    return _protocol(name, CurveProtocol(references, references, steps=given.steps), given)
 
 
 def _protocol(name: str, protocol: CurveProtocol, given: Judged) -> Values:
