@@ -118,3 +118,9 @@ def test_locality_of_an_empty_cell_is_relative_to_the_map() -> None:
     cells[..., 0, 0] = 1.0
     found = desiderata(Interpolation("bilinear"), cells, torch.rand(1, 8, 8)).locality
     assert 0.1 < found < 2  # the coarse values around the empty cells change by at most 1
+
+
+def test_locality_has_no_unit(maps: tuple[Tensor, Tensor]) -> None:
+    cells, scores = maps
+    found = [desiderata(Interpolation("bilinear"), c, scores).locality for c in (cells, 50 * cells)]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)

@@ -326,3 +326,12 @@ def test_one_map_without_a_value_does_not_cost_the_others_theirs(work: Path) -> 
     first, second = records_of("i", subject, "deletion", maps, Half())  # type: ignore[arg-type]
     assert (first.value, first.error) == (0.5, None)
     assert (second.value, second.error) == (None, "the value is not finite")
+
+
+def test_a_method_that_explains_the_first_class_only_refuses_another(
+    work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(tmp_path / "out", "--methods", "FinerCAM", "--target", str(_unlikeliest(work)),
+            data=work / "images" / "a")  # fmt: skip
+    assert "first class only" in capsys.readouterr().err
