@@ -230,6 +230,22 @@ def test_diffid_accuracy_is_of_the_label_and_costs_what_it_says() -> None:
     assert sum(asked) == 2 * 9 + 1
 
 
+def test_diffid_orders_ties_as_it_is_told(rand: Any) -> None:
+    images, weights, ties = rand(2, 2, 4, 5), rand(40, 3) - 0.5, rand(2, 4, 5)
+    labels = torch.tensor([2, 0])
+    maps = (rand(2, 4, 5) * 3).floor()
+
+    def model(x: Tensor) -> Tensor:
+        return x.flatten(1) @ weights
+
+    for unit in ("pixel", "element"):
+        options: Any = {"unit": unit, "measure": "retention"}
+        tied = diffid(model, images, maps, labels, ties=ties, **options)
+        apart = diffid(model, images, maps + 1e-3 * ties, labels, **options)
+        torch.testing.assert_close(tied, apart)
+    assert not torch.equal(tied.deletion, diffid(model, images, maps, labels, **options).deletion)
+
+
 def test_diffid_by_pixel_removes_all_channels_together(rand: Any) -> None:
     images, maps = rand(2, 3, 4, 4), rand(2, 3, 4, 4) - 0.5
     seen: list[Tensor] = []
@@ -285,6 +301,7 @@ def classes(x: Tensor) -> Tensor:
         ),
         (lambda: road(total, IMAGE[0], IMAGE[0, :, 0]), ValueError, r"images must.*\(1, 2, 2\)"),
         (lambda: diffid(classes, IMAGE, IMAGE, LABEL, unit="x"), ValueError, "unit must be one"),
+        (lambda: diffid(classes, IMAGE, IMAGE, LABEL, ties=IMAGE), ValueError, "ties must have sh"),
         (lambda: diffid(classes, IMAGE, IMAGE, LABEL, measure="x"), ValueError, "measure must"),
         (lambda: diffid(classes, IMAGE, IMAGE, LABEL + 4), ValueError, "class for every label"),
         (lambda: diffid(total, IMAGE, IMAGE, LABEL), ValueError, r"model must return \(N, classes"),

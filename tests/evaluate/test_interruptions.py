@@ -14,8 +14,8 @@ from usu_cli.evaluate import Record, read_records
 
 SMALL = ("--methods", "LayerGradCam,LayerIntegratedGradients,random",
          "--upsamplers", "nearest,bilinear,usu,tilted",
-         "--metrics", "deletion,insertion,infidelity")  # fmt: skip
-RECORDS = 6 * (2 * 4 + 1) * 3
+         "--metrics", "deletion,insertion,infidelity,model-randomisation")  # fmt: skip
+RECORDS = 6 * (2 * 4 + 1) * 4
 ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
 ALONE["OMP_NUM_THREADS"] = "1"
 

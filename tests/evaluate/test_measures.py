@@ -4,27 +4,37 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from usu_captum import ForwardScore
 from usu_cli.evaluate import MEASURES
+from usu_cli.evaluate._again import Again
 from usu_cli.evaluate._judged import Judged
 from usu_cli.evaluate._sources import LAYER, PATHS, PERTURBATIONS
 from usu_core import metrics
 
 
-def judged(mask: bool = True) -> Judged:
+def judged(mask: bool = True, again: bool = True) -> Judged:
     generator = torch.Generator().manual_seed(0)
-    weight = torch.rand(3, 3 * 32 * 32, generator=generator) / 500
-    model = lambda images: images.flatten(1) @ weight.T  # noqa: E731
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.rand(3, 3 * 32 * 32, generator=generator) / 500)
+    made_of = torch.rand(2, 1, 1, generator=generator)
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[4:20, 8:24] = True
     ties = torch.rand(32, 32, generator=generator)
     return Judged(
         maps=torch.rand(2, 32, 32, generator=generator),
         inputs=torch.rand(1, 3, 32, 32, generator=generator),
-        score=ForwardScore(model, 1),
+        model=model,
+        target=1,
         black=torch.zeros(3, 1, 1),
         find_ties=lambda: ties,
+        again=Again(
+            model,
+            lambda images: model[1].weight[1].view(3, 32, 32).sum(0) * made_of + images[0].sum(0),
+        )
+        if again
+        else None,
         mask=inside if mask else None,
         steps=4,
         samples=12,
@@ -69,11 +79,20 @@ def test_a_metric_that_needs_a_mask_says_so() -> None:
         run(judged(mask=False))
 
 
+def test_a_metric_that_explains_again_says_so() -> None:
+    for name in (n for n, m in MEASURES.items() if m.explains_again):
+        run = MEASURES[name].run
+        assert run is not None
+        with pytest.raises(ValueError, match="cannot be made again"):
+            run(judged(again=False))
+
+
 def test_the_direction_of_every_metric_is_the_fields() -> None:
     lower = {n for n, m in MEASURES.items() if m.higher_is_better is False}
     assert lower == {
         "deletion", "infidelity", "quantus-infidelity", "road", "mass-error",
-        "deletion-rise", "deletion-samp", "deletion-aha",
+        "deletion-rise", "deletion-samp", "deletion-aha", "max-sensitivity",
+        "model-randomisation",
     }  # fmt: skip
 
 

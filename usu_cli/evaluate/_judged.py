@@ -6,6 +6,8 @@ from functools import cached_property
 
 from torch import Tensor
 
+from usu_captum import ForwardScore
+from usu_cli.evaluate._again import Again
 from usu_cli.evaluate._sources import SEGMENTS
 from usu_core import Slic, metrics
 from usu_core.scoring import ModelScore
@@ -18,9 +20,11 @@ class Judged:
     Args:
         maps: (N, H, W).
         inputs: (1, C, H, W).
-        score: The explained class's score.
+        model: Images to logits, to judge by.
+        target: The explained class.
         black: The value of black in the model's space.
         find_ties: Finds ``ties``, which costs model evaluations, when a metric asks for them.
+        again: Makes the maps again; only for metrics that explain again.
         mask: (H, W) bool, the object; only for metrics that need it.
         steps: Steps of curves.
         samples: Boxes or subsets to draw.
@@ -30,14 +34,21 @@ class Judged:
 
     maps: Tensor
     inputs: Tensor
-    score: ModelScore
+    model: Callable[[Tensor], Tensor]
+    target: int
     black: Tensor
     find_ties: Callable[[], Tensor]
+    again: Again | None
     mask: Tensor | None
     steps: int
     samples: int
     batch_size: int
     seed: int
+
+    @cached_property
+    def score(self) -> ModelScore:
+        """The explained class's score."""
+        return ForwardScore(self.model, self.target)
 
     @cached_property
     def ties(self) -> Tensor:
@@ -65,6 +76,13 @@ class Judged:
         """Superpixels, (N, H, W)."""
         (labels,) = Slic((SEGMENTS,))(self.inputs)
         return labels.expand(len(self.maps), -1, -1)
+
+    @property
+    def made_again(self) -> Again:
+        """How the maps are made again."""
+        if self.again is None:
+            raise ValueError("the maps cannot be made again.")
+        return self.again
 
     @cached_property
     def masks(self) -> Tensor:

@@ -1,15 +1,14 @@
-"""Metrics by name, as functions from all maps of an image to a value each."""
+"""Metrics by name: what they are, which end is better, and what computes them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
+from usu_cli.evaluate import _computed
 from usu_cli.evaluate._judged import Judged, Values
 from usu_core import metrics
-from usu_core.metrics import AHA, RISE, SAMP, CurveProtocol
-
-_SHARES = (0.01, 0.05, 0.1, 0.2, 0.4)  # of the pixels, in sensitivity-N
+from usu_core.metrics import AHA, RISE, SAMP
 
 
 @dataclass(frozen=True)
@@ -21,107 +20,14 @@ class Measure:
         higher_is_better: Whether it is; ``None`` for a property that is neither.
         run: Computes it; ``None`` for what the upsampling reports of itself, which fine maps lack.
         needs_mask: Whether it compares with the object.
+        explains_again: Whether it needs maps of changed images, or by a changed model.
     """
 
     about: str
     higher_is_better: bool | None
     run: Callable[[Judged], Values] | None
     needs_mask: bool = False
-
-
-def _curve(name: str, given: Judged) -> Values:
-    references = metrics.REFERENCES
-    return _protocol(name, CurveProtocol(references, references, steps=given.steps), given)
-
-
-def _protocol(name: str, protocol: CurveProtocol, given: Judged) -> Values:
-    curve = getattr(metrics, name)(
-        given.score,
-        given.images,
-        given.maps,
-        black=given.black,
-        ties=given.ties,
-        chunk_size=given.batch_size,
-        protocol=protocol,
-    )
-    return Values(curve.auc, curve.scores)
-
-
-def _correlation(given: Judged) -> Values:
-    return Values(metrics.box_correlation(*given.boxes))
-
-
-def _infidelity(given: Judged) -> Values:
-    return Values(metrics.scale_optimised_infidelity(*given.boxes))
-
-
-def _quantus(given: Judged) -> Values:
-    found = metrics.quantus_infidelity(
-        given.score, given.images, given.maps, chunk_size=given.batch_size
-    )
-    return Values(found)
-
-
-def _sensitivity(given: Judged) -> Values:
-    pixels = given.maps[0].numel()
-    found = metrics.sensitivity_n(
-        given.score,
-        given.images,
-        given.maps,
-        [max(1, round(share * pixels)) for share in _SHARES],
-        samples=given.samples,
-        chunk_size=given.batch_size,
-        seed=given.seed,
-    )
-    return Values(found.mean(1))
-
-
-def _mu_fidelity(given: Judged) -> Values:
-    found = metrics.mu_fidelity(
-        given.score,
-        given.images,
-        given.maps,
-        given.segments,
-        samples=given.samples,
-        chunk_size=given.batch_size,
-        seed=given.seed,
-    )
-    return Values(found)
-
-
-def _pixel_flipping(given: Judged) -> Values:
-    curve = metrics.pixel_flipping(
-        given.score,
-        given.images,
-        given.maps,
-        steps=given.steps,
-        black=given.black,
-        ties=given.ties,
-        output="probability",
-        chunk_size=given.batch_size,
-    )
-    return Values(curve.auc, curve.scores)
-
-
-def _irof(given: Judged) -> Values:
-    curve = metrics.irof(
-        given.score, given.images, given.maps, given.segments, chunk_size=given.batch_size
-    )
-    return Values(curve.auc)
-
-
-def _monotonicity(given: Judged) -> Values:
-    found = metrics.monotonicity(
-        given.score, given.images, given.maps, steps=given.steps, chunk_size=given.batch_size
-    )
-    return Values(found)
-
-
-def _road(given: Judged) -> Values:
-    found = metrics.road(
-        given.score, given.images, given.maps, chunk_size=given.batch_size, seed=given.seed
-    )
-    return Values(found.mean(1))
+    explains_again: bool = False
 
 
 _AREAS = {"rise": RISE, "samp": SAMP, "aha": AHA}
@@ -131,53 +37,79 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "deletion": Measure(
             "probability while pixels are replaced, best first; mean over black, mean and blur",
             False,
-            partial(_curve, "deletion"),
+            partial(_computed.curve, "deletion"),
         ),
         "insertion": Measure(
             "probability while pixels are revealed, best first; mean over black, mean and blur",
             True,
-            partial(_curve, "insertion"),
+            partial(_computed.curve, "insertion"),
         ),
         "correlation": Measure(
-            "between the mass in random boxes and what blurring them costs", True, _correlation
+            "between the mass in random boxes and what blurring them costs",
+            True,
+            _computed.correlation,
         ),
         "infidelity": Measure(
             "share of the boxes' effects left unexplained at the map's best scale",
             False,
-            _infidelity,
+            _computed.infidelity,
         ),
         "quantus-infidelity": Measure(
-            "in the form of the Quantus library, which mostly measures scale", False, _quantus
+            "in the form of the Quantus library, which mostly measures scale",
+            False,
+            _computed.quantus_infidelity,
         ),
         "sensitivity-n": Measure(
-            "correlation of the mass of random pixel sets with their effect", True, _sensitivity
+            "correlation of the mass of random pixel sets with their effect",
+            True,
+            _computed.sensitivity_n,
         ),
         "mu-fidelity": Measure(
-            "correlation of the mass of random superpixels with their effect", True, _mu_fidelity
+            "correlation of the mass of random superpixels with their effect",
+            True,
+            _computed.mu_fidelity,
         ),
         "pixel-flipping": Measure(
             "mean drop of the probability while pixels turn black, best first",
             True,
-            _pixel_flipping,
+            _computed.pixel_flipping,
         ),
         "irof": Measure(
-            "area over the curve while superpixels turn to the mean colour", True, _irof
+            "area over the curve while superpixels turn to the mean colour", True, _computed.irof
         ),
         "monotonicity": Measure(
             "share of steps that do not lower the score, least important first",
             True,
-            _monotonicity,
+            _computed.monotonicity,
         ),
-        "road": Measure("probability with the best pixels imputed", False, _road),
+        "road": Measure("probability with the best pixels imputed", False, _computed.road),
         **{
             f"{curve}-{name}": Measure(
                 f"{curve} by the protocol of {name.upper()}",
                 curve == "insertion",
-                partial(_protocol, curve, protocol),
+                partial(_computed.protocol, curve, protocol),
             )
             for name, protocol in _AREAS.items()
             for curve in ("deletion", "insertion")
         },
+        "diffid": Measure(
+            "share of steps that keep the class without the least important pixels, less that "
+            "without the most important",
+            True,
+            _computed.diffid,
+        ),
+        "max-sensitivity": Measure(
+            "largest relative change of the map in a small box around the image",
+            False,
+            _computed.max_sensitivity,
+            explains_again=True,
+        ),
+        "model-randomisation": Measure(
+            "rank correlation with the map of the model with all weights drawn anew",
+            False,
+            _computed.model_randomisation,
+            explains_again=True,
+        ),
         "sparseness": Measure(
             "Gini index of the map", None, lambda given: Values(metrics.sparseness(given.maps))
         ),

@@ -17,7 +17,7 @@ from usu_cli._maps import Scored
 from usu_cli._models import Classifier
 from usu_cli.evaluate._items import Item, read_mask
 from usu_cli.evaluate._journal import Journal, Key, keys, read_records
-from usu_cli.evaluate._judges import Judges, records_of
+from usu_cli.evaluate._judges import Judges, judged_together, records_of
 from usu_cli.evaluate._maps import AS_IS, FineMap, fine_maps
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._plan import Plan, claim
@@ -63,6 +63,7 @@ def evaluate(
     Cost:
         Per image and map about ``3 (steps + 1)`` model evaluations for each of deletion and
         insertion; per image ``samples`` for box metrics and some 150 for guided upsamplers.
+        Max-sensitivity explains and upsamples eleven times again, model randomisation twice.
     """
     layer = dict(classifier.model.named_modules())[plan.layer]
     look = classifier.preprocessing
@@ -168,7 +169,7 @@ def _measure(
             upsamplers = {way: plan.upsamplers[way] for way in ways if way != AS_IS}
             explanation = explain(name, method, subject)
             maps += fine_maps(name, explanation, subject, upsamplers, scored)
-    judges = Judges(subject, plan, model, scored)
+    judges = Judges(subject, plan, model, scored, methods)
     for metric in plan.metrics:
         chosen = [
             m
@@ -176,5 +177,5 @@ def _measure(
             if metric in _metrics(item, m.method, plan)
             and (item.name, m.method, m.upsampler, metric) not in done
         ]
-        if chosen:
-            journal.append(records_of(item.name, subject, metric, chosen, judges))
+        for group in judged_together(metric, chosen):
+            journal.append(records_of(item.name, subject, metric, group, judges))

@@ -39,6 +39,7 @@ def diffid(
     *,
     unit: str = "element",
     measure: str = "accuracy",
+    ties: Tensor | None = None,
     shares: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     chunk_size: int = 64,
 ) -> DiffID:
@@ -53,17 +54,19 @@ def diffid(
         model: Images (N, C, *pixels) to logits or probabilities (N, classes).
         images: (B, C, *pixels).
         attribution: (B, C, *pixels), or (B, *pixels) for all channels alike. Only the ranking of
-            absolute values matters; ties keep their order in memory.
+            absolute values matters.
         labels: (B,) int64, the right classes.
         unit: ``"element"``, or ``"pixel"`` to rank pixels by the sum over channels and to remove
             all channels of one together.
         measure: ``"accuracy"``, 1 or 0 per image, or ``"retention"``, the label's probability
             over that of the whole image, at most 1: the same question without the jumps.
+        ties: (B, *pixels), orders pixels of equal size, highest first; remaining ties keep their
+            order in memory, which is the protocol's.
         shares: Shares to remove, between 0 and 1; counts are rounded down.
         chunk_size: Images per model call.
 
     Returns:
-        Both curves and their difference, per example. Constant maps are ranked by memory order.
+        Both curves and their difference, per example.
 
     Raises:
         ValueError: If shapes do not match, a label has no output, the map is not finite, or an
@@ -87,7 +90,11 @@ def diffid(
             f"labels must be integers of shape ({len(images)},), got {labels.dtype} of shape "
             f"{tuple(labels.shape)}."
         )
-    place = places(size)
+    if ties is not None and ties.shape != images[:, 0].shape:
+        raise ValueError(
+            f"ties must have shape {tuple(images[:, 0].shape)}, got {tuple(ties.shape)}."
+        )
+    place = places(size, None if ties is None else ties.unsqueeze(1).expand_as(size))
     last = place[0].numel() - 1
     counts = share_counts(last + 1, shares)
     limit = torch.tensor(counts, device=images.device).view(-1, *[1] * (place.dim() - 1))
