@@ -28,7 +28,13 @@ def classifier(work: Path) -> Classifier:
 
 def plan(methods: tuple[str, ...], ways: tuple[str, ...] = WAYS, chosen: tuple[str, ...] = AGAIN,
          seed: int = 3) -> Plan:  # fmt: skip
-    return Plan(methods, {way: resolve(way) for way in ways}, chosen, "layer3", seed=seed)
+    return Plan(
+        methods=methods,
+        upsamplers={way: resolve(way) for way in ways},
+        metrics=chosen,
+        layer="layer3",
+        seed=seed,
+    )
 
 
 def measured(classifier: Classifier, work: Path, out: Path, given: Plan) -> dict[str, Record]:

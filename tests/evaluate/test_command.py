@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from usu_captum import ForwardScore
-from usu_cli.evaluate import Record, list_items, read_records
+from usu_cli._errors import UsageError
+from usu_cli.evaluate import Journal, Record, list_items, read_records
 from usu_cli.evaluate._maps import FineMap
 from usu_cli.evaluate._plan import Plan
 from usu_cli.evaluate._run import evaluate
@@ -241,8 +242,13 @@ def test_equal_maps_are_judged_once(work: Path, tmp_path: Path) -> None:
 
     def spent(upsamplers: tuple[str, ...], out: Path) -> tuple[int, list[Record]]:
         seen.clear()
-        plan = Plan(("LayerGradCam",), {name: resolve("nearest") for name in upsamplers},
-                    ("deletion",), "layer3", steps=4)  # fmt: skip
+        plan = Plan(
+            methods=("LayerGradCam",),
+            upsamplers={name: resolve("nearest") for name in upsamplers},
+            metrics=("deletion",),
+            layer="layer3",
+            steps=4,
+        )
         evaluate(classifier, list_items(work / "images", count=1), plan, out)
         return sum(seen), read_records(out)
 
@@ -309,7 +315,12 @@ def test_ties_are_broken_only_for_metrics_that_rank(work: Path, tmp_path: Path) 
     classifier = replace(loaded, preprocessing=loaded.preprocessing.changed(size=64))
     seen: list[int] = []
     loaded.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    plan = Plan(("LayerGradCam",), {"nearest": resolve("nearest")}, ("sparseness",), "layer3")
+    plan = Plan(
+        methods=("LayerGradCam",),
+        upsamplers={"nearest": resolve("nearest")},
+        metrics=("sparseness",),
+        layer="layer3",
+    )
     evaluate(classifier, list_items(work / "images", count=1), plan, tmp_path)
     assert sum(seen) < 10, "scores were found that nothing asked for"
 
@@ -335,3 +346,37 @@ def test_a_method_that_explains_the_first_class_only_refuses_another(
         run(tmp_path / "out", "--methods", "FinerCAM", "--target", str(_unlikeliest(work)),
             data=work / "images" / "a")  # fmt: skip
     assert "first class only" in capsys.readouterr().err
+
+
+def test_what_is_not_given_is_left_to_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from usu_cli import main
+    from usu_cli.evaluate import EvaluateOptions
+
+    seen: list[EvaluateOptions] = []
+    monkeypatch.setattr("usu_cli.evaluate.run_evaluate", seen.append)
+    main(["evaluate", "--data", "a", "--model", "m", "--metrics", "iou, road", "--metrics",
+          "deletion,iou", "--mean", "0", "0", "1"])  # fmt: skip
+    assert seen == [
+        EvaluateOptions(
+            data=Path("a"),
+            out=Path("usu-evaluate"),
+            model="m",
+            mean=(0.0, 0.0, 1.0),
+            methods=("LayerGradCam",),
+            upsamplers=("nearest", "bilinear", "usu", "iwmr-mass", "tilted"),
+            metrics=("iou", "road", "deletion"),
+        )
+    ]
+
+
+def test_what_is_done_is_read_while_no_one_else_can_write(
+    work: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(folder: Path) -> list[Record]:
+        with pytest.raises(UsageError, match="another run is writing"), Journal(folder):
+            pass
+        return []
+
+    monkeypatch.setattr("usu_cli.evaluate._run.read_records", read)
+    run(tmp_path, "--methods", "random", "--metrics", "sparseness", "--images", "1")
+    assert len(read_records(tmp_path)) == 1

@@ -1,6 +1,6 @@
 """What ``usu evaluate`` does with what was asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from usu_cli.evaluate._items import list_items
 from usu_cli.evaluate._journal import read_records
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._page import write_summary
-from usu_cli.evaluate._plan import Plan, read_settings
+from usu_cli.evaluate._plan import Plan, Wanted, read_settings
 from usu_cli.evaluate._run import evaluate
 from usu_cli.evaluate._sources import is_coarse, known_methods
 from usu_cli.evaluate._summary import summarise
@@ -30,25 +30,17 @@ _SLOWEST = timedelta(days=7)  # that the other processes wait for the slowest
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions):
+class EvaluateOptions(ModelOptions, Wanted):
     """What was asked for on the command line; see ``usu evaluate --help``."""
 
     data: Path
     out: Path
-    methods: tuple[str, ...]
     upsamplers: tuple[str, ...]
-    metrics: tuple[str, ...]
     against: tuple[str, ...] | None = None
     masks: Path | None = None
     images: int | None = None
     layer: str | None = None
     target: str | None = None
-    evaluations: int = 150
-    steps: int = 16
-    samples: int = 96
-    precision: str = "no"
-    batch_size: int = 64
-    seed: int = 0
 
 
 def run_evaluate(options: EvaluateOptions) -> None:
@@ -129,17 +121,10 @@ def _plan(options: EvaluateOptions, classifier: Classifier) -> Plan:
     if options.target is not None:
         target = find_target(options.target, classifier.outputs, classifier.classes)
     return Plan(
-        methods=options.methods,
         upsamplers={name: resolve(name) for name in dict.fromkeys(options.upsamplers)},
-        metrics=options.metrics,
         layer=find_layer(classifier, options.layer)[0],
         target=target,
-        evaluations=options.evaluations,
-        steps=options.steps,
-        samples=options.samples,
-        precision=options.precision,
-        batch_size=options.batch_size,
-        seed=options.seed,
+        **{field.name: getattr(options, field.name) for field in fields(Wanted)},
     )
 
 

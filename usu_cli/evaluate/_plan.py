@@ -16,17 +16,13 @@ from usu_core import AnyUpsampler, to_dict
 SETTINGS = "settings.json"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to measure on every image.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a command line and a plan say in the same words.
 
     Args:
         methods: Names in :func:`known_methods`.
-        upsamplers: What brings coarse maps to the image's size, by the name to show.
         metrics: Names in ``MEASURES``.
-        layer: Name of the explained layer.
-        target: The class to explain where the list of images says nothing; each image's first
-            if ``None``.
         evaluations: Model evaluations that a perturbation method may spend on an image.
         steps: Steps of deletion and insertion.
         samples: Boxes, subsets or masks that a metric draws.
@@ -36,16 +32,29 @@ class Plan:
     """
 
     methods: tuple[str, ...]
-    upsamplers: Mapping[str, AnyUpsampler]
     metrics: tuple[str, ...]
-    layer: str
-    target: int | None = None
     evaluations: int = 150
     steps: int = 16
     samples: int = 96
     precision: str = "no"
     batch_size: int = 64
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Wanted):
+    """What to measure on every image.
+
+    Args:
+        upsamplers: What brings coarse maps to the image's size, by the name to show.
+        layer: Name of the explained layer.
+        target: The class to explain where the list of images says nothing; each image's first
+            if ``None``.
+    """
+
+    upsamplers: Mapping[str, AnyUpsampler]
+    layer: str
+    target: int | None = None
 
 
 def read_settings(out: Path) -> dict[str, Any]:

@@ -78,10 +78,11 @@ def evaluate(
         if item.target is not None
     }
     claim(out, plan, classifier)
-    done = keys(read_records(out))
     unreadable = {}
-    mine = [item for item in items[shard::shards] if _missing(item, plan, done)]
     with Journal(out, shard) as journal:
+        # Read under the lock: a run that is just ending may still be adding records.
+        done = keys(read_records(out))
+        mine = [item for item in items[shard::shards] if _missing(item, plan, done)]
         for item in tqdm(mine, desc="evaluating", unit="image", position=shard):
             chosen = targets.get(item.name, plan.target)
             try:

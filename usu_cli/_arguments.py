@@ -1,0 +1,88 @@
+"""How a command line is read: options by their types, and what was given as keywords."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+from usu_cli._errors import UsageError
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports its own errors as everything else here does: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], None],
+) -> Parser:
+    """Add a command that calls ``run`` with what was given."""
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text.capitalize() + ".",
+        argument_default=argparse.SUPPRESS,  # the defaults are those of the options' classes
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def add_names(command: Parser, flag: str, text: str, dest: str | None = None) -> None:
+    """Add an option that may be repeated and takes several names at once."""
+    command.add_argument(
+        flag, action="extend", type=_names, metavar="NAME[,NAME...]", help=text, dest=dest
+    )
+
+
+def given_options(given: argparse.Namespace, **defaults: tuple[str, ...] | None) -> dict[str, Any]:
+    """Return what was given, lists as tuples; what was not is left to the options' own defaults.
+
+    Args:
+        given: The parsed command line.
+        defaults: What stands for a list of names that is empty or was not given.
+    """
+    values = {name: value for name, value in vars(given).items() if name != "run"}
+    for name, value in values.items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+    names = {name: tuple(dict.fromkeys(values.get(name, ()))) for name in defaults}
+    return values | {name: names[name] or default for name, default in defaults.items()}
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Return a number above 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be positive, got {value}")
+    return value
+
+
+class Version(argparse.Action):
+    """Looks the version up only when asked for: that imports torch."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        text = "show the version and exit"
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=text)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        import usu_core
+
+        print(f"usu {usu_core.__version__}")
+        parser.exit()
