@@ -62,7 +62,7 @@ def test_three_positionals_and_the_library_s_own_arguments(net: nn.Module) -> No
 
 def test_older_releases(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes are built from what exists: hide what 1.5.5 and 1.5.7 added."""
-    from usu_gradcam import _cams, _patching
+    from usu_gradcam import _cams, _wrappers
 
     newer = ["ShapleyCAM", "FEM", "FinerCAM", "RefineCAM", "SESS", "SegEigenCAM"]
     for name in newer:
@@ -71,7 +71,7 @@ def test_older_releases(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(found) == sorted(set(INSTALLED) - set(newer))
     usu_gradcam.redistributing.cache_clear()
     assert issubclass(usu_gradcam.redistributing(library.AblationCAM), library.AblationCAM)
-    assert len(_patching._places()) == 7
+    assert len(_wrappers.places()) == 7
 
 
 def test_redistributing_other_people_s_classes(net: nn.Module, images: torch.Tensor) -> None:

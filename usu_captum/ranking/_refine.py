@@ -106,7 +106,6 @@ def refine(
     check_float_tensor("images", images)
     if images.dim() != 4 or len(images) == 0:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
-    check_positive("learning_rate", learning_rate)
     # Tensors made in inference mode cannot be differentiated, their copies outside it can.
     with torch.inference_mode(False):
         images = images.detach().clone()
@@ -230,8 +229,7 @@ def _descend(
     for step in range(n_steps + 1):
         maps = make_maps()
         check_finite("maps", maps)
-        last = step == n_steps
-        descended = None if last else judge(maps, grids[step % len(grids)]).total
+        descended = judge(maps, grids[step % len(grids)]).total if step < n_steps else None
         judged = []
         for grid in judge_grids:
             if descended is not None and grid == grids[step % len(grids)]:
