@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 
-def with_gap(method: Any, **arguments: Any) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:
+def with_gap(method: Any, /, **arguments: Any) -> Callable[[Tensor, Any], tuple[Tensor, Tensor]]:
     """Return a function of image and target that gives the attribution and its gap."""
 
     def attribute(image: Tensor, target: Any) -> tuple[Tensor, Tensor]:

@@ -93,6 +93,6 @@ def many_pass_maps(subject: Subject, image: Tensor, target: int) -> dict[str, Te
 def integrated_gradients(subject: Subject, image: Tensor, target: int) -> Tensor:
     """Return 50 steps from the mean colour, summed over channels: (1, H, W)."""
     found: Tensor = IntegratedGradients(subject.model).attribute(
-        image, target=target, n_steps=50, internal_batch_size=50
+        image, target=target, n_steps=50, method="gausslegendre", internal_batch_size=50
     )
     return found.sum(1).detach()

@@ -70,7 +70,7 @@ Maps = dict[str, Explained]
 def _integrated_gradients(subject: Subject) -> Maps:
     images = subject.images
     found = IntegratedGradients(subject.model).attribute(
-        images, target=subject.targets, n_steps=STEPS
+        images, target=subject.targets, n_steps=STEPS, method="gausslegendre"
     )
     pixels = found.sum(1)
     return {"IG": Explained(pixels, _change(subject, torch.zeros_like(images)), pixels)}

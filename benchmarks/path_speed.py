@@ -239,7 +239,11 @@ def _run(name: str, steps: int, model: nn.Module, images: Tensor, targets: Tenso
     """Explain with about so many gradients per image and direction."""
     if name == "IG":
         IntegratedGradients(model).attribute(
-            images, target=targets, n_steps=steps, internal_batch_size=32
+            images,
+            target=targets,
+            n_steps=steps,
+            method="gausslegendre",
+            internal_batch_size=32,
         )
         return
     explainer = SAMPPlusPlus(model, step_bound=1 / steps, pixels_per_step=images[0, 0].numel())

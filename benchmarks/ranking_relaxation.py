@@ -158,7 +158,11 @@ def _measure(model: nn.Module, images: Tensor, space: ImageSpace) -> dict[str, A
 def _maps(model: nn.Module, images: Tensor, targets: Tensor, space: ImageSpace) -> Tensor:
     """Return maps (kinds x B, 1, H, W): good ones, useless ones, and one made for the objective."""
     gradients = IntegratedGradients(model).attribute(
-        images, space.mean_colour(images).contiguous(), target=targets, n_steps=20
+        images,
+        space.mean_colour(images).contiguous(),
+        target=targets,
+        n_steps=20,
+        method="gausslegendre",
     )
     signed = gradients.detach().float().sum(1, keepdim=True)
     generator = torch.Generator().manual_seed(0)

@@ -103,7 +103,7 @@ class BlurIG(PathAttribution):
         inputs: Tensor | Points,
         target: Any = None,
         additional_forward_args: Any = None,
-        n_steps: int = 200,
+        n_steps: int = 400,
         max_sigma: float | None = None,
         method: str = "riemann_middle",
         internal_batch_size: int | None = None,
@@ -119,7 +119,7 @@ class BlurIG(PathAttribution):
             max_sigma: Standard deviation at the start, in pixels. ``None`` is the authors' 50 for
                 224 pixels, in proportion to each input's shorter side.
             method: ``"riemann_middle"``, ``"riemann_trapezoid"``, ``"gausslegendre"``,
-                ``"riemann_left"`` or ``"riemann_right"``.
+                ``"riemann_left"``, ``"riemann_right"`` or ``"graded_middle"``.
             internal_batch_size: Images per model call: 8 by default on the CPU, 64 elsewhere.
                 Memory depends on it, not on ``n_steps``.
             return_convergence_delta: Also return the completeness gap.

@@ -102,7 +102,7 @@ class SpectralIG(PathAttribution):
         baselines: Baselines = None,
         target: Any = None,
         additional_forward_args: Any = None,
-        n_steps: int = 200,
+        n_steps: int = 300,
         method: str = "riemann_middle",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
@@ -117,7 +117,7 @@ class SpectralIG(PathAttribution):
             additional_forward_args: As in Captum.
             n_steps: Gradients per example.
             method: ``"riemann_middle"``, ``"riemann_trapezoid"``, ``"riemann_left"``,
-                ``"riemann_right"`` or ``"gausslegendre"``.
+                ``"riemann_right"``, ``"gausslegendre"`` or ``"graded_middle"``.
             internal_batch_size: Images per model call: 8 by default on the CPU, 64 elsewhere.
                 Memory depends on it, not on ``n_steps``.
             return_convergence_delta: Also return the completeness gap.

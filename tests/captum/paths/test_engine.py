@@ -37,10 +37,11 @@ def test_gauss_legendre_is_exact_to_its_degree(n_steps: int) -> None:
         ("riemann_right", 1 / 10, None),
         ("riemann_middle", 0.0, -1 / 300),
         ("riemann_trapezoid", 0.0, 1 / 96),
+        ("graded_middle", 0.0, -(1 + 27 + 125 + 343 + 729) / 25**3 / 12),
     ],
 )
 def test_error_of_the_other_rules(method: str, of_line: float, of_square: float | None) -> None:
-    """The textbook's errors with 5 nodes: h / 2, h² / 12 and h² / 6."""
+    """The textbook's errors with 5 nodes: h / 2, h² / 12 and h² / 6; of stretches, Σ h³ / 12."""
     nodes, parts = weights(method, 5)
     assert float(parts.sum()) == pytest.approx(1)
     assert float((parts * nodes).sum()) - 1 / 2 == pytest.approx(of_line, abs=1e-15)

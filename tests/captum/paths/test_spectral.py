@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import fft
 from torch import Tensor
 
-from usu_captum.paths import IntegratedGradients, SpectralIG
+from usu_captum.paths import QUADRATURES, IntegratedGradients, SpectralIG
 from usu_captum.paths._spectra import DECOMPOSITIONS, cosine_matrix, decompose
 from usu_captum.paths._spectral_path import GATES, TIMINGS, SpectralPath, fading_times, gate_values
 
@@ -134,7 +134,7 @@ def test_full_overlap_is_the_straight_line(decomposition: str, timing: str) -> N
     options = {"decomposition": decomposition, "timing": timing, "overlap": 1.0, "power": 1.0}
     spectral = SpectralIG(smooth, **options)  # type: ignore[arg-type]
     line = IntegratedGradients(smooth)
-    for method in ("riemann_middle", "riemann_trapezoid", "gausslegendre"):
+    for method in QUADRATURES:
         arguments: dict[str, Any] = {"target": 0, "n_steps": 9, "method": method}
         torch.testing.assert_close(
             spectral.attribute(images, 0.1, **arguments), line.attribute(images, 0.1, **arguments)

@@ -27,7 +27,9 @@ def test_linear(method: str) -> None:
     assert torch.allclose(found, slope * (X - START), atol=1e-14)
 
 
-@pytest.mark.parametrize("method", ["gausslegendre", "riemann_middle", "riemann_trapezoid"])
+@pytest.mark.parametrize(
+    "method", ["gausslegendre", "riemann_middle", "riemann_trapezoid", "graded_middle"]
+)
 def test_quadratic(method: str) -> None:
     """f = Σ x²: each feature's part is x² - x'²."""
     found = IntegratedGradients(lambda x: x.square().sum(1)).attribute(
@@ -90,7 +92,7 @@ def test_equals_captum(
 def test_baselines_as_captum(smooth: Any, images: Tensor, baseline: Any) -> None:
     smooth, images = smooth.double(), images.double()
     arguments: dict[str, Any] = {"baselines": baseline, "target": 2, "n_steps": 5}
-    ours = IntegratedGradients(smooth).attribute(images, **arguments)
+    ours = IntegratedGradients(smooth).attribute(images, **arguments, method="gausslegendre")
     theirs = captum_attr.IntegratedGradients(smooth).attribute(images, **arguments)
     assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-8)
 
@@ -105,6 +107,7 @@ def test_tuples_as_captum() -> None:
         "target": [(0,), (1,), (1,), (0,)],
         "additional_forward_args": 1.5,
         "n_steps": 7,
+        "method": "gausslegendre",
     }
     ours = IntegratedGradients(model).attribute(inputs, **arguments)
     theirs = captum_attr.IntegratedGradients(model).attribute(inputs, **arguments)
@@ -125,7 +128,7 @@ def test_targets_of_many_dimensions_as_captum() -> None:
         return x[:, :, None] * x.square()[:, None]
 
     x = torch.rand(2, 3).double()
-    arguments: dict[str, Any] = {"target": [(0, 2), (1, 1)], "n_steps": 6}
+    arguments: dict[str, Any] = {"target": [(0, 2), (1, 1)], "n_steps": 6, "method": "riemann_left"}
     ours = IntegratedGradients(model).attribute(x, **arguments)
     theirs = captum_attr.IntegratedGradients(model).attribute(x, **arguments)
     assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-8)
@@ -170,7 +173,7 @@ def test_axioms(
 
     def attribute(model: Any) -> Tensor:
         found, gap = IntegratedGradients(model).attribute(
-            inputs, baseline, n_steps=4, return_convergence_delta=True
+            inputs, baseline, n_steps=4, method="gausslegendre", return_convergence_delta=True
         )
         assert gap.abs().max() < 1e-9
         return found
@@ -194,6 +197,36 @@ def test_named_baselines() -> None:
     assert torch.allclose(explainer.attribute(images, "blur"), 0 * images, atol=1e-6)
     with pytest.raises(ValueError, match="needs to know where the images live"):
         IntegratedGradients(lambda x: x).attribute(images, "black")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_default_rule_suits_models_that_bend_early(seed: int) -> None:
+    """Gradients that jump within a twentieth of the way, as those of trained networks do."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(50, 2000, generator=generator).double() / 20
+    jumps = torch.randn(50, 2000, generator=generator).double()
+
+    def models(x: Tensor) -> Tensor:
+        return ((x[:, None] - corners).clamp_min(0) * jumps).sum(2)
+
+    def gap(**arguments: Any) -> float:
+        found = [
+            IntegratedGradients(models).attribute(
+                torch.ones(1, 1).double(), target=i, return_convergence_delta=True, **arguments
+            )[1]
+            for i in range(50)
+        ]
+        return float(torch.cat(found).abs().mean())
+
+    assert gap(n_steps=30) < gap(n_steps=30, method="riemann_middle") / 2
+
+
+def test_defaults() -> None:
+    x = torch.rand(2, 3, generator=torch.Generator().manual_seed(0)).double()
+    explainer = IntegratedGradients(lambda x: torch.tanh(5 * x).sum(1))
+    found = explainer.attribute(x)
+    assert torch.equal(found, explainer.attribute(x, n_steps=300, method="graded_middle"))
+    assert not torch.equal(found, explainer.attribute(x, n_steps=299))
 
 
 @pytest.mark.data
