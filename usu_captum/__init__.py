@@ -32,11 +32,12 @@ from usu_captum._layer_references import (
     LayerLRP,
 )
 from usu_captum._layers import default_layer
+from usu_captum._layout import token_grid
 from usu_captum._methods import METHODS
 from usu_captum._patching import patch, patched, unpatch
 from usu_captum._score import ForwardScore
-from usu_captum._tokens import TokenGrid, token_grid
 from usu_captum._upsampled import Upsampled
+from usu_core._tokens import TokenGrid
 
 __all__ = [
     "BASELINES",

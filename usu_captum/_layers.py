@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from usu_captum._tokens import token_grid
+from usu_captum._layout import token_grid
 
 
 def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:

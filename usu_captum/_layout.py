@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from usu_captum._models import owners
 from usu_captum._options import Options
-from usu_captum._tokens import TokenGrid, owners, patch_grid, token_grid
+from usu_core._tokens import TokenGrid, patch_grid, read_token_grid
 
 _CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._BatchNorm)
 
@@ -52,6 +53,24 @@ def is_spatial(values: Any, image: Tensor) -> bool:
         and len(values) == len(image)
         and (values.dim() == image.dim() or (image.dim() == 4 and values.dim() == 3))
     )
+
+
+def token_grid(
+    model: Any, image: Tensor | None = None, layer: nn.Module | None = None
+) -> TokenGrid | None:
+    """Return the token grid of a timm or torchvision vision transformer, ``None`` for others.
+
+    Args:
+        model: A module or forward function; a transformer inside a wrapper is found.
+        image: What it is run on (B, C, H, W). Models that take any size tell the grid by it.
+        layer: Which transformer is meant, if there are several: the one that holds this layer.
+
+    Example:
+        >>> token_grid(torch.nn.Linear(1, 1)) is None
+        True
+    """
+    grids = (read_token_grid(module, image) for module in owners(model, layer))
+    return next((grid for grid in grids if grid is not None), None)
 
 
 def needs_layout(forward_func: Any, layer: Any, options: Options) -> bool:

@@ -32,6 +32,14 @@ def modules_of(forward_func: Any) -> list[nn.Module]:
     return [] if compiled is None else modules_of(compiled)
 
 
+def owners(model: Any, layer: nn.Module | None) -> list[nn.Module]:
+    """Return the modules of a model that contain a layer, all of them if none is given."""
+    modules = modules_of(model)
+    if layer is None:
+        return modules
+    return [module for module in modules if any(part is layer for part in module.modules())]
+
+
 @contextmanager
 def evaluating(forward_func: Any) -> Iterator[None]:
     """Put the modules into evaluation mode, and each back into its own on any exit.

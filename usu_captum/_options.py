@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields
 from inspect import Parameter
 from typing import Any
 
-from usu_captum._tokens import TokenGrid
 from usu_core import AnyUpsampler, CellGrid, resolve
+from usu_core._tokens import TokenGrid
 
 CONVENTIONS = (None, "density", "total")
 REDUCTIONS = ("sum", None)

@@ -12,9 +12,9 @@ from usu_captum._layer_maps import upsample_layers
 from usu_captum._models import keeping_gradient_flags
 from usu_captum._options import Options
 from usu_captum._patch_maps import upsample_patches
-from usu_captum._tokens import TokenGrid
 from usu_captum._wrapping import innermost
 from usu_core import AnyUpsampler, CellGrid
+from usu_core._tokens import TokenGrid
 
 _PATCHES = (
     captum_attr.FeatureAblation,

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from usu_core._tokens import TokenGrid, read_token_grid
+
 ReshapeTransform = Callable[[Tensor], Tensor]
 
 
@@ -32,16 +34,8 @@ class TokenReshape:
     def __call__(self, tokens: Tensor) -> Tensor:
         if tokens.dim() == 4:
             return tokens
-        count = self.prefix + self.height * self.width
-        if tokens.dim() != 3 or tokens.shape[1] != count:
-            raise ValueError(
-                f"target_layers must give {self.prefix} + {self.height} x {self.width} = {count} "
-                f"tokens as the model's patch grid says, got shape {tuple(tokens.shape)}. Try a "
-                "layer of the transformer blocks, images of the model's own size, or "
-                "reshape_transform=."
-            )
-        patches = tokens[:, self.prefix :].transpose(1, 2)
-        return patches.reshape(*patches.shape[:2], self.height, self.width)
+        grid = TokenGrid(self.height, self.width, self.prefix)
+        return grid.unfold(tokens, "target_layers")
 
 
 @dataclass(frozen=True)
@@ -83,12 +77,9 @@ def reshape_transform_for(model: Any) -> ReshapeTransform | None:
         >>> reshape_transform_for(torch.nn.Linear(1, 1)) is None
         True
     """
-    size = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    if size is not None and hasattr(model, "num_prefix_tokens"):  # timm ViT
-        return TokenReshape(int(size[0]), int(size[1]), int(model.num_prefix_tokens))
-    if hasattr(model, "class_token") and hasattr(model, "conv_proj"):  # torchvision ViT
-        side = int(model.image_size) // int(model.patch_size)
-        return TokenReshape(side, side, 1)
+    grid = read_token_grid(model)
+    if grid is not None:
+        return TokenReshape(*grid)
     permutes = getattr(getattr(model, "permute", None), "dims", None)
     if getattr(model, "output_fmt", None) == "NHWC" or (  # timm Swin
         permutes == [0, 3, 1, 2] and hasattr(model, "features")  # torchvision Swin

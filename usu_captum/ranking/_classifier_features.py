@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from usu_captum._layout import lay_out, needs_layout
+from usu_captum._layout import lay_out, needs_layout, token_grid
 from usu_captum._models import evaluating
 from usu_captum._options import Options
-from usu_captum._tokens import TokenGrid, token_grid
+from usu_core._tokens import TokenGrid
 
 
 class _Layout(NamedTuple):

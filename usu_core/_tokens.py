@@ -2,9 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
-
-from usu_captum._models import modules_of
+from torch import Tensor
 
 
 class TokenGrid(NamedTuple):
@@ -20,11 +18,11 @@ class TokenGrid(NamedTuple):
     width: int
     prefix: int
 
-    def unfold(self, tokens: Tensor) -> Tensor:
+    def unfold(self, tokens: Tensor, source: str = "layer") -> Tensor:
         """Lay tokens (B, N, C) out as a map (B, C, height, width), without the prefix.
 
         Raises:
-            ValueError: If the number of tokens does not fit the grid.
+            ValueError: If the number of tokens does not fit the grid, naming their ``source``.
 
         Example:
             >>> TokenGrid(2, 3, prefix=1).unfold(torch.zeros(1, 7, 4)).shape
@@ -33,45 +31,32 @@ class TokenGrid(NamedTuple):
         count = self.prefix + self.height * self.width
         if tokens.dim() != 3 or tokens.shape[1] != count:
             raise ValueError(
-                f"layer must give {self.prefix} + {self.height} x {self.width} = {count} tokens as "
-                f"the model's patch grid says, got shape {tuple(tokens.shape)}. Try a layer of the "
-                "transformer blocks."
+                f"{source} must give {self.prefix} + {self.height} x {self.width} = {count} tokens "
+                f"as the model's patch grid says, got shape {tuple(tokens.shape)}. Try a layer of "
+                "the transformer blocks, images of the model's own size, or give the grid yourself."
             )
         patches = tokens[:, self.prefix :].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], self.height, self.width)
 
 
-def token_grid(
-    model: Any, image: Tensor | None = None, layer: nn.Module | None = None
-) -> TokenGrid | None:
+def read_token_grid(model: Any, image: Tensor | None = None) -> TokenGrid | None:
     """Return the token grid of a timm or torchvision vision transformer, ``None`` for others.
 
     Args:
-        model: A module or forward function; a transformer inside a wrapper is found.
+        model: The transformer itself, not a wrapper around it.
         image: What it is run on (B, C, H, W). Models that take any size tell the grid by it.
-        layer: Which transformer is meant, if there are several: the one that holds this layer.
 
     Example:
-        >>> token_grid(torch.nn.Linear(1, 1)) is None
+        >>> read_token_grid(torch.nn.Linear(1, 1)) is None
         True
     """
-    for module in owners(model, layer):
-        if hasattr(module, "num_prefix_tokens"):  # timm
-            size = patch_grid(module, image)
-            if size is not None:
-                return TokenGrid(*size, int(module.num_prefix_tokens))  # type: ignore[arg-type]
-        if hasattr(module, "class_token") and hasattr(module, "conv_proj"):  # torchvision
-            side = int(module.image_size) // int(module.patch_size)  # type: ignore[arg-type]
-            return TokenGrid(side, side, 1)
+    size = patch_grid(model, image)
+    if size is not None and hasattr(model, "num_prefix_tokens"):  # timm
+        return TokenGrid(*size, int(model.num_prefix_tokens))
+    if hasattr(model, "class_token") and hasattr(model, "conv_proj"):  # torchvision
+        side = int(model.image_size) // int(model.patch_size)
+        return TokenGrid(side, side, 1)
     return None
-
-
-def owners(model: Any, layer: nn.Module | None) -> list[nn.Module]:
-    """Return the modules of a model that contain a layer, all of them if none is given."""
-    modules = modules_of(model)
-    if layer is None:
-        return modules
-    return [module for module in modules if any(part is layer for part in module.modules())]
 
 
 def patch_grid(model: Any, image: Tensor | None) -> tuple[int, int] | None:
