@@ -9,8 +9,6 @@ forward and backward passes included; below 1 is faster.
 import argparse
 import contextlib
 import io
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,8 +22,8 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 import usu_gradcam
+from benchmarks._common import RESULTS, environment, write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 UPSAMPLERS = ("bilinear", "usu-fast")
 
 
@@ -34,30 +32,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--small", action="store_true", help="small inputs, to see that it runs")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "gradcam_speed.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "gradcam_speed.json")
     arguments = parser.parse_args()
     cases = {
         "FullGrad, resnet18": full_grad(64 if arguments.small else 224),
         "GradCAM of a volume, r3d_18": volume((8, 48, 48) if arguments.small else (16, 112, 112)),
     }
     results = {name: measure(case, arguments.repeats) for name, case in cases.items()}
-    packages = ("torch", "torchvision", "grad-cam", "numpy", "scipy", "opencv-python")
     record = {
-        "schema": 1,
+        "schema": 2,
         "what": "median seconds, interquartile ranges, and ratios to the library",
         "repeats": arguments.repeats,
         "small": arguments.small,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "environment": environment(),
+        "peers": {name: version(name) for name in ("grad-cam", "scipy", "opencv-python")},
         "cases": results,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_json(arguments.out, record)
     for name, result in results.items():
         for upsampler in UPSAMPLERS:
             print(f"{name}, {upsampler}: {result[upsampler]['ratio']:.2f} of the library's time")
