@@ -1,5 +1,6 @@
 """Metrics by name against the functions they stand for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,26 @@ def test_the_page_names_every_metric_and_method() -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
     for name in (*MEASURES, *LAYER, *PATHS, *PERTURBATIONS, "random"):
         assert f"`{name}`" in page, name
+
+
+def test_diffid_keeps_the_explained_class_and_orders_ties() -> None:
+    # Class 1 is seen in the lower half alone, and the map says nothing: the ties say it all.
+    lower = torch.zeros(32, 32)
+    lower[16:] = 1
+    given = judged()
+    model = lambda images: torch.stack(  # noqa: E731
+        [images.new_zeros(len(images)), ((images - 0.5) * lower).sum((1, 2, 3))], 1
+    )
+    evidence = replace(
+        given,
+        maps=torch.ones(1, 32, 32),
+        inputs=(lower + 0.2 * (1 - lower)).expand(1, 3, 32, 32),
+        model=model,
+        find_ties=lambda: lower,
+    )
+    run = MEASURES["diffid"].run
+    assert run is not None
+    assert float(run(evidence).values) > 0.3
+    misled = replace(evidence, find_ties=lambda: -lower)
+    assert float(run(misled).values) < -0.3
+    assert float(run(replace(evidence, target=0)).values) < -0.3
