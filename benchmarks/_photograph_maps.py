@@ -21,8 +21,17 @@ def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     maps["usu-fast"] = resolve("usu-fast")(cells, image=image, score=score)[:, 0]
     spent["usu-fast"] = 1
     generator = torch.Generator().manual_seed(0)
+    shuffled = _shuffled(found.values, generator)
+    maps["usu, shuffled"] = USU()(cells, image=image, score_map=shuffled)[:, 0]
     maps["random"] = torch.rand(found.values.shape, generator=generator)
     return maps, found.values, spent
+
+
+def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """Deal the scores out to the same pieces anew: what a map owes to its pieces alone."""
+    values, piece = scores.unique(return_inverse=True)
+    dealt: Tensor = values[torch.randperm(len(values), generator=generator)]
+    return dealt[piece]
 
 
 def budget_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:

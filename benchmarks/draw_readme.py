@@ -1,7 +1,9 @@
-"""Draw the picture of the README: ``python -m benchmarks.draw_readme``.
+"""Draw what the command shows of an image, for the README and docs/evaluate.md.
 
-Runs ``usu explain`` on the coffee cup of scikit-image (by Rachel Michetti, CC0) with the ResNet-18
-of the data folder, and keeps its picture.
+    python -m benchmarks.draw_readme
+
+Runs ``usu explain`` on the coffee cup of scikit-image (by Rachel Michetti, CC0) and ``usu compare``
+on its cat (by Stéfan van der Walt, CC0), with the ResNet-18 of the data folder.
 """
 
 import shutil
@@ -14,21 +16,26 @@ from PIL import Image
 from benchmarks._common import ROOT, data_folder
 from usu_cli import main as usu
 
-PICTURE = ROOT / "docs" / "images" / "espresso.png"
+PICTURES = ROOT / "docs" / "images"
+COMPARED = ("--methods", "LayerGradCam,LayerCAM,Occlusion", "--upsamplers", "bilinear,usu,tilted")
 
 
 def main() -> None:
-    """Explain the cup and copy the picture."""
+    """Draw both pictures."""
+    _draw(PICTURES / "espresso.png", "explain", "coffee")
+    _draw(PICTURES / "compare.png", "compare", "cat", *COMPARED)
+
+
+def _draw(picture: Path, command: str, name: str, *options: str) -> None:
     weights = data_folder() / "imagenet" / "resnet18.safetensors"
     with tempfile.TemporaryDirectory() as folder:
-        cup = Path(folder) / "coffee.png"
-        Image.fromarray(skimage.data.coffee()).save(cup)
-        out = Path(folder) / "report"
+        image, out = Path(folder) / f"{name}.png", Path(folder) / "report"
+        Image.fromarray(getattr(skimage.data, name)()).save(image)
         model = ["--model", "torchvision:resnet18", "--weights", str(weights)]
-        usu(["explain", str(cup), *model, "--out", str(out)])
-        PICTURE.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(next(out.glob("*coffee.png")), PICTURE)
-    print(f"drawn: {PICTURE.relative_to(ROOT)}")
+        usu([command, str(image), *model, *options, "--out", str(out)])
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(next(out.glob("*.png")), picture)
+    print(f"drawn: {picture.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

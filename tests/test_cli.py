@@ -156,6 +156,50 @@ def test_scores_are_computed_once(work: Path, tmp_path: Path) -> None:
     assert len({row["evaluations"] for row in figures.values()}) == 1
 
 
+def test_explain_a_model_of_ones_own(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_models.py").write_text(
+        "import timm, torch\n"
+        "def tiny():\n"
+        "    torch.manual_seed(0)\n"
+        "    return timm.create_model('test_resnet', num_classes=5).train()\n"
+        "def number(): return 3\n"
+        "def broken(): raise KeyError('no such key')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+    before = list(sys.path)
+    photo, size = work / "photo.png", ("--size", "64")
+    try:
+        for name, weights in (("own", ()), ("filled", ("--weights", work / "tiny.safetensors"))):
+            main(
+                ["explain", str(photo), "--model", "own_models:tiny", *map(str, weights), *size,
+                 "--upsampler", "bilinear", "--out", name]
+            )  # fmt: skip
+        start = ("explain", photo, "--out", "refused", *size, "--model")
+        capsys.readouterr()
+        for model, message in {
+            "own_models:tinny": "did you mean tiny?",
+            "own_models:number": "must return a torch.nn.Module, got int",
+            "own_models:broken": "failed with KeyError",
+            "not_there:build": "cannot import 'not_there'",
+        }.items():
+            assert message in error_of(capsys, work, *start, model)
+    finally:
+        sys.modules.pop("own_models", None)
+    assert sys.path == before
+    # The weights in the file are those the function draws, halved in precision.
+    own, filled = (
+        json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("own", "filled")
+    )
+    assert own["settings"]["model"] == "own_models:tiny"
+    assert own["settings"]["preprocessing"]["size"] == 64
+    assert [c["index"] for c in own["images"][0]["top"]] == [
+        c["index"] for c in filled["images"][0]["top"]
+    ]
+
+
 def test_explain_torchvision_architecture_with_weights(work: Path, tmp_path: Path) -> None:
     weights = work / "squeeze.safetensors"
     main([

@@ -9,7 +9,7 @@ from torch import nn
 from usu_captum import default_layer
 from usu_cli._classes import read_class_names
 from usu_cli._errors import UsageError, one_line, unknown
-from usu_cli._models import Classifier, check_size, load_classifier
+from usu_cli._models import Classifier, load_classifier
 
 Triple = tuple[float, float, float]
 
@@ -33,13 +33,13 @@ def classifier_as_asked(options: ModelOptions) -> Classifier:
     Raises:
         UsageError: If anything named does not exist or does not fit.
     """
-    loaded = load_classifier(options.model, arch=options.arch, weights=options.weights)
+    loaded = load_classifier(
+        options.model, arch=options.arch, weights=options.weights, size=options.size
+    )
     classes = loaded.classes
     if options.classes is not None:
         classes = read_class_names(options.classes, loaded.outputs)
-    look = loaded.preprocessing.changed(size=options.size, mean=options.mean, std=options.std)
-    if options.size is not None:
-        check_size(loaded, options.size)
+    look = loaded.preprocessing.changed(mean=options.mean, std=options.std)
     return replace(loaded, preprocessing=look, classes=classes)
 
 

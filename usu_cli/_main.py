@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from usu_cli._arguments import (
     Commands,
@@ -18,7 +19,8 @@ from usu_cli._arguments import (
 from usu_cli._errors import UsageError
 
 _DEFAULT_UPSAMPLERS = ("nearest", "bilinear", "usu", "iwmr-mass", "tilted")
-_DEFAULT_METRICS = ("deletion", "insertion", "correlation", "infidelity")
+_COMPARED_METRICS = ("deletion", "insertion")
+_DEFAULT_METRICS = (*_COMPARED_METRICS, "correlation", "infidelity")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_explain(commands)
+    _add_compare(commands)
     _add_evaluate(commands)
     _add_train_explainer(commands)
     for name, text, run in (
@@ -80,6 +83,15 @@ def _add_explain(commands: Commands) -> None:
     add("--out", type=Path, default=Path("usu-explain"), help="folder to write to")
 
 
+def _add_compare(commands: Commands) -> None:
+    text = "methods and upsamplers side by side on a few images, every map measured"
+    compare = add_command(commands, "compare", text, _compare)
+    compare.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    _add_model(compare)
+    _add_maps(compare, _COMPARED_METRICS)
+    compare.add_argument("--out", type=Path, default=Path("usu-compare"), help="folder to write to")
+
+
 def _add_evaluate(commands: Commands) -> None:
     text = "measure maps on your images and model, and compare them; run again to resume"
     evaluate = add_command(commands, "evaluate", text, _evaluate)
@@ -94,17 +106,24 @@ def _add_evaluate(commands: Commands) -> None:
     add("--masks", type=Path, metavar="DIR", help="a/b.png, bright on the object, for a/b.jpg")
     add("--images", type=positive, metavar="N", help="only so many, evenly spaced")
     _add_model(evaluate)
-    add("--layer", help="layer to explain, as in model.named_modules(); by default the last stage")
-    add("--target", help="class to explain, by index or name; by default each image's top-1")
-    add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
-    add_names(evaluate, "--methods", "by default LayerGradCam; all: usu methods")
-    add_names(evaluate, "--upsamplers", f"by default {','.join(_DEFAULT_UPSAMPLERS)}")
-    add_names(evaluate, "--metrics", f"by default {','.join(_DEFAULT_METRICS)}")
+    _add_maps(evaluate, _DEFAULT_METRICS)
     add_names(
         evaluate,
         "--against",
         "compare with these upsamplers or methods; by default bilinear, if measured",
     )
+    add("--out", type=Path, default=Path("usu-evaluate"), help="folder to write to")
+
+
+def _add_maps(command: Parser, metrics: tuple[str, ...]) -> None:
+    """Add what asks for maps and their measures."""
+    add = command.add_argument
+    add("--layer", help="layer to explain, as in model.named_modules(); by default the last stage")
+    add("--target", help="class to explain, by index or name; by default each image's top-1")
+    add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
+    add_names(command, "--methods", "by default LayerGradCam; all: usu methods")
+    add_names(command, "--upsamplers", f"by default {','.join(_DEFAULT_UPSAMPLERS)}")
+    add_names(command, "--metrics", f"by default {','.join(metrics)}")
     add(
         "--evaluations",
         type=positive,
@@ -116,13 +135,16 @@ def _add_evaluate(commands: Commands) -> None:
     add("--precision", choices=("no", "bf16"), help="bf16 to judge, not to explain")
     add("--batch-size", type=positive, help="images per model call")
     add("--seed", type=int)
-    add("--out", type=Path, default=Path("usu-evaluate"), help="folder to write to")
 
 
 def _add_model(command: Parser) -> None:
     add = command.add_argument
-    add("--model", required=True, help="timm:NAME, torchvision:NAME or FILE.safetensors")
-    add("--arch", help="architecture of FILE.safetensors: timm:NAME or torchvision:NAME")
+    add(
+        "--model",
+        required=True,
+        help="timm:NAME, torchvision:NAME, package.module:function or FILE.safetensors",
+    )
+    add("--arch", help="architecture of FILE.safetensors: one of the first three")
     add("--weights", type=Path, metavar="FILE.safetensors", help="local weights for a named model")
     add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="instead of the model's own")
     add("--std", type=positive_float, nargs=3, metavar=("R", "G", "B"), help="likewise")
@@ -167,17 +189,23 @@ def _explain(given: argparse.Namespace) -> None:
     run_explain(ExplainOptions(**given_options(given, upsamplers=_DEFAULT_UPSAMPLERS)))
 
 
+def _compare(given: argparse.Namespace) -> None:
+    from usu_cli.evaluate import CompareOptions, run_compare
+
+    run_compare(CompareOptions(**_map_options(given, metrics=_COMPARED_METRICS)))
+
+
 def _evaluate(given: argparse.Namespace) -> None:
     from usu_cli.evaluate import EvaluateOptions, run_evaluate
 
-    options = given_options(
-        given,
-        methods=("LayerGradCam",),
-        upsamplers=_DEFAULT_UPSAMPLERS,
-        metrics=_DEFAULT_METRICS,
-        against=None,
-    )
+    options = _map_options(given, metrics=_DEFAULT_METRICS, against=None)
     run_evaluate(EvaluateOptions(**options))
+
+
+def _map_options(given: argparse.Namespace, **defaults: tuple[str, ...] | None) -> dict[str, Any]:
+    return given_options(
+        given, methods=("LayerGradCam",), upsamplers=_DEFAULT_UPSAMPLERS, **defaults
+    )
 
 
 def _train_explainer(given: argparse.Namespace) -> None:

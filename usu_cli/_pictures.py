@@ -64,11 +64,11 @@ def outlined(picture: Picture, mask: npt.NDArray[np.bool_]) -> Picture:
 
 
 def panel_png(title: str, panels: Sequence[Panel]) -> bytes:
-    """Return all panels side by side, in up to two rows, as a PNG."""
+    """Return all panels side by side, as a PNG: up to five in a row, more in rows of up to six."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = 1 if len(panels) <= 5 else 2
+    rows = 1 if len(panels) <= 5 else max(2, -(-len(panels) // 6))
     columns = -(-len(panels) // rows)
     figure = Figure(figsize=(2.6 * columns, 3.05 * rows + 0.45), dpi=110, layout="constrained")
     figure.suptitle(_plain(fill(title, 26 * columns)), fontsize=12)

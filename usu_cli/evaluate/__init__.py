@@ -1,10 +1,11 @@
-"""``usu evaluate``: are these maps better, on a person's own model and images?
+"""``usu evaluate`` and ``usu compare``: are these maps better, on a person's own model and images?
 
 Listing (``_items``), explaining (``_sources``, ``_maps``) and judging (``_measures``) an image end
 in records (``_journal``); statistics, tables, plots and the page are made of records alone.
 """
 
 from usu_cli.evaluate._command import EvaluateOptions, run_evaluate
+from usu_cli.evaluate._compare import CompareOptions, run_compare
 from usu_cli.evaluate._items import Item, list_items
 from usu_cli.evaluate._journal import Journal, Record, read_records
 from usu_cli.evaluate._measures import MEASURES
@@ -15,6 +16,7 @@ from usu_cli.evaluate._summary import Comparison, Summary, summarise
 
 __all__ = [
     "MEASURES",
+    "CompareOptions",
     "Comparison",
     "EvaluateOptions",
     "Item",
@@ -27,6 +29,7 @@ __all__ = [
     "known_methods",
     "list_items",
     "read_records",
+    "run_compare",
     "run_evaluate",
     "summarise",
 ]

@@ -1,46 +1,39 @@
 """What ``usu evaluate`` does with what was asked for."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from usu_cli._asked import ModelOptions, classifier_as_asked, find_layer
-from usu_cli._classes import find_target
-from usu_cli._errors import UsageError, unknown
-from usu_cli._maps import check_upsamplers
-from usu_cli._models import Classifier
+from usu_cli._asked import classifier_as_asked
+from usu_cli._errors import UsageError
 from usu_cli._report import prepare_folder
 from usu_cli._table import text_table
+from usu_cli.evaluate._asked import MapOptions, check_known, check_maps, plan_as_asked
 from usu_cli.evaluate._items import list_items
 from usu_cli.evaluate._journal import read_records
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._page import write_summary
-from usu_cli.evaluate._plan import Plan, Wanted, read_settings
+from usu_cli.evaluate._plan import read_settings
 from usu_cli.evaluate._run import evaluate
-from usu_cli.evaluate._sources import is_coarse, known_methods
+from usu_cli.evaluate._sources import is_coarse
 from usu_cli.evaluate._summary import summarise
 from usu_cli.evaluate._tables import means
-from usu_core import resolve
 
 _EXTRA = ("scipy", "pandas", "scikit_posthocs", "tabulate")
 _SLOWEST = timedelta(days=7)  # that the other processes wait for the slowest
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ModelOptions, Wanted):
+class EvaluateOptions(MapOptions):
     """What was asked for on the command line; see ``usu evaluate --help``."""
 
     data: Path
-    out: Path
-    upsamplers: tuple[str, ...]
     against: tuple[str, ...] | None = None
     masks: Path | None = None
     images: int | None = None
-    layer: str | None = None
-    target: str | None = None
 
 
 def run_evaluate(options: EvaluateOptions) -> None:
@@ -64,7 +57,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
         )
     prepare_folder(options.out)
     classifier = classifier_as_asked(options)
-    plan = _plan(options, classifier)
+    plan = plan_as_asked(options, classifier)
     processes = _Processes()
     classifier.model.to(processes.device)
     unreadable = evaluate(
@@ -104,28 +97,9 @@ def _check_names(options: EvaluateOptions) -> tuple[str, ...]:
     against = options.against
     if against is None:
         against = ("bilinear",) if "bilinear" in peers else ()
-    for kind, given, known in (
-        ("method", options.methods, known_methods()),
-        ("metric", options.metrics, MEASURES),
-        ("upsampler or method to compare with", against, sorted(peers)),
-    ):
-        for name in given:
-            if name not in known:
-                raise unknown(kind, name, known)
-    check_upsamplers(options.upsamplers)
+    check_maps(options)
+    check_known("upsampler or method to compare with", against, sorted(peers))
     return against
-
-
-def _plan(options: EvaluateOptions, classifier: Classifier) -> Plan:
-    target = None
-    if options.target is not None:
-        target = find_target(options.target, classifier.outputs, classifier.classes)
-    return Plan(
-        upsamplers={name: resolve(name) for name in dict.fromkeys(options.upsamplers)},
-        layer=find_layer(classifier, options.layer)[0],
-        target=target,
-        **{field.name: getattr(options, field.name) for field in fields(Wanted)},
-    )
 
 
 def _report_unreadable(unreadable: dict[str, str], items: int) -> None:

@@ -1,34 +1,22 @@
 """Measure image by image, what has not been measured yet."""
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import nn
 from tqdm import tqdm
 
-from usu_captum import ForwardScore, ImageSpace
 from usu_cli._classes import find_target
-from usu_cli._errors import UsageError
-from usu_cli._images import read_image
 from usu_cli._maps import Scored
 from usu_cli._models import Classifier
-from usu_cli.evaluate._items import Item, read_mask
+from usu_cli.evaluate._items import Item
 from usu_cli.evaluate._journal import Journal, Key, keys, read_records
 from usu_cli.evaluate._judges import Judges, judged_together, records_of
 from usu_cli.evaluate._maps import AS_IS, FineMap, fine_maps
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._plan import Plan, claim
-from usu_cli.evaluate._sources import (
-    Method,
-    Setting,
-    Subject,
-    build_methods,
-    explain,
-    is_coarse,
-)
+from usu_cli.evaluate._sources import Method, Subject, explain, is_coarse
+from usu_cli.evaluate._subjects import UnreadableError, make_methods, make_subject
 
 
 def evaluate(
@@ -65,13 +53,7 @@ def evaluate(
         insertion; per image ``samples`` for box metrics and some 150 for guided upsamplers.
         Max-sensitivity explains and upsamples eleven times again, model randomisation twice.
     """
-    layer = dict(classifier.model.named_modules())[plan.layer]
-    look = classifier.preprocessing
-    space = ImageSpace(look.mean, look.std)
-    methods = build_methods(
-        plan.methods,
-        Setting(classifier.model, layer, space, plan.evaluations, plan.batch_size),
-    )
+    methods = make_methods(classifier, plan)
     targets = {
         item.name: find_target(item.target, classifier.outputs, classifier.classes)
         for item in items
@@ -86,16 +68,12 @@ def evaluate(
         for item in tqdm(mine, desc="evaluating", unit="image", position=shard):
             chosen = targets.get(item.name, plan.target)
             try:
-                subject = _subject(item, chosen, classifier, plan, space)
-            except _UnreadableError as error:
+                subject = make_subject(item, chosen, classifier, plan.seed)
+            except UnreadableError as error:  # named in the end, not fatal
                 unreadable[item.name] = str(error)
                 continue
             _measure(item, subject, methods, plan, classifier.model, done, journal)
     return unreadable
-
-
-class _UnreadableError(Exception):
-    """An item whose picture or mask cannot be read: named in the end, not fatal."""
 
 
 def _missing(item: Item, plan: Plan, done: set[Key]) -> bool:
@@ -103,7 +81,7 @@ def _missing(item: Item, plan: Plan, done: set[Key]) -> bool:
         (item.name, method, upsampler, metric) not in done
         for method in plan.methods
         for upsampler in _ways(method, plan)
-        for metric in _metrics(item, method, plan)
+        for metric in metrics_of(item, method, plan)
     )
 
 
@@ -111,41 +89,14 @@ def _ways(method: str, plan: Plan) -> Sequence[str]:
     return tuple(plan.upsamplers) if is_coarse(method) else (AS_IS,)
 
 
-def _metrics(item: Item, method: str, plan: Plan) -> list[str]:
+def metrics_of(item: Item, method: str, plan: Plan) -> list[str]:
+    """Return those of the plan's metrics that can be taken of a method's maps of an item."""
     return [
         name
         for name in plan.metrics
         if (item.mask is not None or not MEASURES[name].needs_mask)
         and (is_coarse(method) or MEASURES[name].run is not None)
     ]
-
-
-def _subject(
-    item: Item, target: int | None, classifier: Classifier, plan: Plan, space: ImageSpace
-) -> Subject:
-    look = classifier.preprocessing
-    device = next(classifier.model.parameters()).device
-    mask = None
-    try:
-        image = read_image(item.path)
-        if item.mask is not None:
-            grey = np.asarray(look.crop(read_mask(item.mask, image.size)))
-            mask = torch.from_numpy(grey >= 128).to(device)
-    except UsageError as error:
-        raise _UnreadableError(str(error)) from error
-    inputs = look.normalise(look.crop(image)).to(device)
-    with torch.no_grad():
-        first = int(classifier.model(inputs).argmax(1))
-    target = first if target is None else target
-    return Subject(
-        inputs=inputs,
-        target=target,
-        score=ForwardScore(classifier.model, target),
-        black=space.black(inputs[..., :1, :1])[0],
-        seed=plan.seed + zlib.crc32(item.name.encode()),
-        mask=mask,
-        first=target == first,
-    )
 
 
 def _measure(
@@ -164,7 +115,7 @@ def _measure(
         ways = [
             way
             for way in _ways(name, plan)
-            if any((item.name, name, way, m) not in done for m in _metrics(item, name, plan))
+            if any((item.name, name, way, m) not in done for m in metrics_of(item, name, plan))
         ]
         if ways:
             upsamplers = {way: plan.upsamplers[way] for way in ways if way != AS_IS}
@@ -175,7 +126,7 @@ def _measure(
         chosen = [
             m
             for m in maps
-            if metric in _metrics(item, m.method, plan)
+            if metric in metrics_of(item, m.method, plan)
             and (item.name, m.method, m.upsampler, metric) not in done
         ]
         for group in judged_together(metric, chosen):

@@ -1,0 +1,113 @@
+"""``usu compare``: the figures of ``usu evaluate``, on a page of pictures."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from usu_cli import main
+from usu_cli.evaluate import read_records
+
+MAPS = ("--methods", "LayerGradCam,Occlusion", "--upsamplers", "bilinear,usu")
+
+
+@pytest.fixture(scope="module")
+def start(work: Path) -> list[str]:
+    """Return a command line with everything small, but for what to compare."""
+    return [
+        "compare", str(work / "images" / "a" / "1.png"), str(work / "images" / "b" / "2.png"),
+        "--model", str(work / "tiny.safetensors"), "--arch", "timm:test_resnet", "--size", "64",
+        "--steps", "4", "--samples", "8", "--evaluations", "12",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(work: Path, start: list[str]) -> Path:
+    """Return the folder of a comparison."""
+    out = work / "compared"
+    main([*start, *MAPS, "--metrics", "deletion,insertion,mass-error", "--out", str(out)])
+    return out
+
+
+def test_every_map_is_measured_as_evaluate_does(
+    done: Path, work: Path, run: Callable[..., None], tmp_path: Path
+) -> None:
+    manifest = json.loads((done / "manifest.json").read_text())
+    found = {
+        (Path(r["image"]).name, r["method"], r["upsampler"], r["metric"]): r["value"]
+        for r in manifest["records"]
+    }
+    maps = [("LayerGradCam", "bilinear"), ("LayerGradCam", "usu"), ("Occlusion", "-")]
+    assert set(found) == {
+        (image, *name, metric)
+        for image in ("1.png", "2.png")
+        for name in maps
+        for metric in ("deletion", "insertion", "mass-error")
+        if (name[1], metric) != ("-", "mass-error")
+    }
+    run(tmp_path, *MAPS)
+    evaluated = {(Path(r.image).name, *r.key[1:]): r.value for r in read_records(tmp_path)}
+    for key, value in found.items():
+        if key[3] != "mass-error":
+            assert value == pytest.approx(evaluated[key], abs=1e-6)
+
+
+def test_page_and_pictures_show_every_map(done: Path) -> None:
+    page = (done / "report.html").read_text(encoding="utf-8")
+    for name in ("LayerGradCam, bilinear", "LayerGradCam, usu", "Occlusion"):
+        assert page.count(f"<b>{name}</b>") == 2
+    assert "All images" in page
+    for name in ("01_1.png", "02_2.png"):
+        with Image.open(done / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_table_is_the_mean(
+    done: Path, start: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*start, *MAPS, "--out", str(done.parent / "again")])
+    lines = capsys.readouterr().out.splitlines()
+    records = json.loads((done / "manifest.json").read_text())["records"]
+    values = [
+        r["value"]
+        for r in records
+        if (r["method"], r["upsampler"], r["metric"]) == ("LayerGradCam", "usu", "deletion")
+    ]
+    (line,) = (line for line in lines if line.split()[1:2] == ["usu"])
+    assert float(line.split()[3]) == pytest.approx(sum(values) / 2, abs=6e-4)
+    assert "Means over 2 images." in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--methods", "GradCam"), "did you mean"),
+        (("--metrics", "deletio"), "deletion"),
+        (("--upsamplers", "uso"), "usu"),
+        (("--metrics", "iou"), "usu evaluate --masks"),
+        (("--layer", "fc"), "cannot explain this"),
+    ],
+)
+def test_refusals(
+    start: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*start, *arguments, "--out", str(tmp_path)])
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_unreadable_image_stops_before_anything_is_explained(
+    start: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    with pytest.raises(SystemExit, match="2"):
+        main([*start, str(bad), "--out", str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "bad.png" in line

@@ -1,0 +1,140 @@
+"""Architectures by name: of timm, of torchvision, or a person's own function."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from usu_cli._errors import UsageError, one_line, unknown
+from usu_cli._preprocessing import Preprocessing, for_timm, for_torchvision
+
+FORMS = "timm:NAME, torchvision:NAME or package.module:function"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to build a network.
+
+    Args:
+        name: As a person gave it.
+        build: Makes it untrained, with any number of classes; ``None`` for its own.
+        pretrained: Makes it with the weights it comes with.
+        preprocessing: What its input looks like.
+        downloads: Whether ``pretrained`` may need a network.
+    """
+
+    name: str
+    build: Callable[[int | None], nn.Module]
+    pretrained: Callable[[], nn.Module]
+    preprocessing: Callable[[nn.Module], Preprocessing]
+    downloads: bool = True
+
+
+def find_architecture(spec: str) -> Architecture:
+    """Return the architecture of ``timm:NAME``, ``torchvision:NAME`` or ``module:function``.
+
+    The last is a person's own code, which is imported, also from the working folder, and called
+    without arguments.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    library, colon, name = spec.partition(":")
+    if library == "timm":
+        return _timm(name)
+    if library == "torchvision":
+        return _torchvision(name)
+    if library and colon and name:
+        return _own(spec)
+    raise UsageError(f"unknown architecture {spec!r}; give {FORMS}")
+
+
+def _timm(name: str) -> Architecture:
+    import timm
+
+    # A pretrained tag may follow the architecture: resnet18.a1_in1k.
+    if name.partition(".")[0] not in (names := timm.list_models()):
+        raise unknown("timm model", name, names)
+    if "." in name and name not in (tagged := timm.list_pretrained(f"{name.partition('.')[0]}.*")):
+        raise unknown("timm model", name, tagged)
+
+    def pretrained() -> nn.Module:
+        if not timm.is_model_pretrained(name):
+            raise UsageError(
+                f"timm:{name} has no pretrained weights; give --weights FILE.safetensors"
+            )
+        model: nn.Module = timm.create_model(name, pretrained=True)
+        return model
+
+    def build(outputs: int | None) -> nn.Module:
+        # timm reads None as "the architecture's own".
+        model: nn.Module = timm.create_model(name, pretrained=False, num_classes=outputs)
+        return model
+
+    return Architecture(f"timm:{name}", build, pretrained, for_timm)
+
+
+def _torchvision(name: str) -> Architecture:
+    from torchvision import models
+
+    if name not in (names := models.list_models(module=models)):
+        raise unknown("torchvision model", name, names)
+    best = models.get_model_weights(name).DEFAULT
+
+    def build(outputs: int | None) -> nn.Module:
+        arguments: dict[str, Any] = {} if outputs is None else {"num_classes": outputs}
+        if name in ("googlenet", "inception_v3"):
+            arguments["init_weights"] = True  # the present default, which otherwise warns
+        model: nn.Module = models.get_model(name, weights=None, **arguments)
+        return model
+
+    def pretrained() -> nn.Module:
+        # Built empty and filled here, because get_model would unpickle without the restriction.
+        state = best.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        model = build(None)
+        model.load_state_dict(state)
+        return model
+
+    return Architecture(f"torchvision:{name}", build, pretrained, lambda _: for_torchvision(best))
+
+
+def _own(spec: str) -> Architecture:
+    function = _imported(spec)
+
+    def build(_: int | None = None) -> nn.Module:
+        try:
+            model = function()
+        # Whatever a person's own code raises is theirs to read, in the one line there is.
+        except Exception as error:
+            raise UsageError(
+                f"{spec} failed with {type(error).__name__}: {one_line(error)}"
+            ) from error
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}")
+        return model
+
+    return Architecture(spec, build, build, lambda _: Preprocessing(), downloads=False)
+
+
+def _imported(spec: str) -> Callable[[], Any]:
+    module_name, _, name = spec.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # an installed command does not look in the working folder
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # as above
+        raise UsageError(
+            f"cannot import {module_name!r} of {spec!r}: {one_line(error)}; a model is {FORMS}"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    function: Any = getattr(module, name, None)
+    if not callable(function):
+        names = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
+        raise unknown(f"function in {module_name}:", name, names)
+    made: Callable[[], Any] = function
+    return made

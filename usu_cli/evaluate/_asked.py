@@ -1,0 +1,57 @@
+"""What commands that measure maps have in common: what is asked for, checked."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from usu_cli._asked import ModelOptions, find_layer
+from usu_cli._classes import find_target
+from usu_cli._errors import unknown
+from usu_cli._maps import check_upsamplers
+from usu_cli._models import Classifier
+from usu_cli.evaluate._measures import MEASURES
+from usu_cli.evaluate._plan import Plan, Wanted
+from usu_cli.evaluate._sources import known_methods
+from usu_core import resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions(ModelOptions, Wanted):
+    """Which maps of which model to measure how; see ``--help``."""
+
+    out: Path
+    upsamplers: tuple[str, ...]
+    layer: str | None = None
+    target: str | None = None
+
+
+def check_maps(options: MapOptions) -> None:
+    """Raise a UsageError if a method, a metric or an upsampler is unknown."""
+    check_known("method", options.methods, known_methods())
+    check_known("metric", options.metrics, MEASURES)
+    check_upsamplers(options.upsamplers)
+
+
+def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a UsageError at the first name that is not known."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise unknown(kind, name, names)
+
+
+def plan_as_asked(options: MapOptions, classifier: Classifier) -> Plan:
+    """Return the plan that the options make for a model.
+
+    Raises:
+        UsageError: If it lacks the layer or the class.
+    """
+    target = None
+    if options.target is not None:
+        target = find_target(options.target, classifier.outputs, classifier.classes)
+    return Plan(
+        upsamplers={name: resolve(name) for name in dict.fromkeys(options.upsamplers)},
+        layer=find_layer(classifier, options.layer)[0],
+        target=target,
+        **{field.name: getattr(options, field.name) for field in fields(Wanted)},
+    )

@@ -1,0 +1,166 @@
+"""``usu compare``: methods and upsamplers side by side on a few images, every map measured."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from usu_cli._asked import classifier_as_asked
+from usu_cli._classes import class_name
+from usu_cli._errors import UsageError
+from usu_cli._images import read_image
+from usu_cli._maps import Scored
+from usu_cli._models import Classifier
+from usu_cli._pictures import Panel, overlay
+from usu_cli._report import Report, Sheet, Table, prepare_folder, write_report
+from usu_cli._table import text_table
+from usu_cli._versions import versions
+from usu_cli.evaluate._asked import MapOptions, check_maps, plan_as_asked
+from usu_cli.evaluate._items import Item
+from usu_cli.evaluate._journal import Record
+from usu_cli.evaluate._judges import Judges, judged_together, records_of
+from usu_cli.evaluate._maps import FineMap, fine_maps
+from usu_cli.evaluate._measures import MEASURES
+from usu_cli.evaluate._plan import Plan
+from usu_cli.evaluate._run import metrics_of
+from usu_cli.evaluate._sources import Method, Subject, explain
+from usu_cli.evaluate._subjects import make_methods, make_subject
+from usu_cli.evaluate._summary import label, summarise
+from usu_cli.evaluate._tables import figure, means
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(MapOptions):
+    """What was asked for on the command line; see ``usu compare --help``."""
+
+    images: tuple[Path, ...]
+
+
+def run_compare(options: CompareOptions) -> None:
+    """Explain every image in every way, measure the maps, print tables, write the report.
+
+    Raises:
+        UsageError: If anything named does not exist or does not fit.
+    """
+    check_maps(options)
+    masked = [metric for metric in options.metrics if MEASURES[metric].needs_mask]
+    if masked:
+        raise UsageError(f"{', '.join(masked)} compare with masks; usu evaluate --masks takes them")
+    prepare_folder(options.out)
+    classifier = classifier_as_asked(options)
+    plan = plan_as_asked(options, classifier)
+    methods = make_methods(classifier, plan)
+    # Everything is read before anything is explained: that is quick.
+    items = [Item(str(path), path) for path in dict.fromkeys(options.images)]
+    subjects = [make_subject(item, plan.target, classifier, plan.seed) for item in items]
+    sheets: list[Sheet] = []
+    records: list[Record] = []
+    for item, subject in tqdm(list(zip(items, subjects, strict=True)), "comparing", unit="image"):
+        maps, found = _measured(item, subject, methods, plan, classifier)
+        sheets.append(_sheet(len(sheets) + 1, item, subject, maps, found, classifier))
+        records += found
+    _write(sheets, records, plan, classifier, options.out)
+
+
+def _measured(
+    item: Item,
+    subject: Subject,
+    methods: dict[str, Method],
+    plan: Plan,
+    classifier: Classifier,
+) -> tuple[list[FineMap], list[Record]]:
+    scored: Scored = {}
+    maps: list[FineMap] = []
+    for name, method in methods.items():
+        explanation = explain(name, method, subject)
+        maps += fine_maps(name, explanation, subject, plan.upsamplers, scored)
+    judges = Judges(subject, plan, classifier.model, scored, methods)
+    records = []
+    for metric in plan.metrics:
+        chosen = [m for m in maps if metric in metrics_of(item, m.method, plan)]
+        for group in judged_together(metric, chosen):
+            records += records_of(item.name, subject, metric, group, judges)
+    return maps, records
+
+
+def _sheet(
+    number: int,
+    item: Item,
+    subject: Subject,
+    maps: Sequence[FineMap],
+    records: Sequence[Record],
+    classifier: Classifier,
+) -> Sheet:
+    picture = np.asarray(classifier.preprocessing.crop(read_image(item.path)))
+    explained = class_name(subject.target, classifier.classes)
+    panels = [Panel("input", explained, picture)]
+    for m in maps:
+        values = [
+            f"{record.metric} {'none' if record.value is None else figure(record.value)}"
+            for record in records
+            if (record.method, record.upsampler) == (m.method, m.upsampler)
+        ]
+        drawn = overlay(m.values.cpu().numpy(), picture)
+        panels.append(Panel(label((m.method, m.upsampler)), ", ".join(values), drawn))
+    return Sheet(
+        stem=f"{number:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', item.path.stem)[:60]}",
+        title=f"{item.path.name}: {explained}",
+        note="the model's first class" if subject.first else "not the model's first class",
+        panels=panels,
+        table=_table(records),
+    )
+
+
+def _table(records: Sequence[Record]) -> Table:
+    summary = summarise(records, ())
+    failed = "; ".join(dict.fromkeys(f"{r.metric}: {r.error}" for r in summary.errors))
+    return Table(*means(summary), f"Without a value: {failed}." if failed else "")
+
+
+def _write(
+    sheets: Sequence[Sheet],
+    records: Sequence[Record],
+    plan: Plan,
+    classifier: Classifier,
+    out: Path,
+) -> None:
+    total = _table(records)
+    report = Report(
+        title=f"Attribution maps of {classifier.name}, side by side",
+        lead=(
+            "Every method's map, and every way of bringing a coarse one to the image's size. Each "
+            "map is scaled to its own 99.5th percentile; all share one colour scale, and show what "
+            "speaks for the class.",
+            *(f"{name.capitalize()}: {MEASURES[name].about}." for name in plan.metrics),
+            f"{len(sheets)} images are a look, not evidence: usu evaluate measures many and tests.",
+        ),
+        facts={
+            "Model": classifier.name,
+            "Layer": plan.layer,
+            "Evaluations": f"{plan.evaluations} for methods that perturb the image",
+            "Versions": ", ".join(f"{name} {v}" for name, v in versions().items()),
+        },
+        sheets=sheets,
+        summary=total if len(sheets) > 1 else None,
+    )
+    settings: dict[str, Any] = {
+        **{k: v for k, v in vars(plan).items() if k != "upsamplers"},
+        "model": classifier.name,
+        "preprocessing": asdict(classifier.preprocessing),
+        "upsamplers": list(plan.upsamplers),
+    }
+    manifest = {
+        "command": "compare",
+        "settings": settings,
+        "versions": versions(),
+        "records": [asdict(record) for record in records],
+    }
+    paths = write_report(report, manifest, out)
+    print(text_table(total.header, total.rows))
+    if len(sheets) > 1:
+        print(f"\nMeans over {len(sheets)} images.")
+    print(f"{len(sheets)} pictures, {paths[-1].name} and the page to open: {paths[-2]}")
