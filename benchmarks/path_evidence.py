@@ -63,13 +63,13 @@ def _marked(row: dict[str, Any], measure: str, peer: str) -> str:
 
 def _completeness(result: dict[str, Any]) -> str:
     summary = result["summary"]
-    header = ["median (mean) gap, % of the change"]
+    header = ["mean (worst) gap, % of the change"]
     header += [f"{name}, {part['images']}" for name, part in summary.items()]
     methods = [name for name in next(iter(summary.values())) if name != "images"]
     return "\n" + _lines(
         header,
         [
-            [m, *(f"{p[m]['median']:.2f} ({p[m]['mean']:.2f})" for p in summary.values())]
+            [m, *(f"{p[m]['mean']:.2f} ({p[m]['worst']:.2f})" for p in summary.values())]
             for m in methods
         ],
     )
