@@ -13,10 +13,12 @@ of the logit when they become zero.
 
 "(printed)" marks SAMP with the printed accumulation: the momentum-smoothed gradient where a step
 starts. Without the mark it is the trapezoidal rule. Images are the held-out half. Results are
-appended image by image, so a run that was stopped, or is extended, continues where it was.
+appended image by image, so a run that was stopped, or is extended, continues where it was. What
+the result holds beyond the journal stays there.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -94,7 +96,7 @@ def main() -> None:
         for model in options.models or SETS[name][:1]:
             if model in SETS[name]:
                 _measure(_load(name, model, options.images), options, journal)
-    summary = _summarise(read_journal(journal))
+    summary = _extended(options.out, _summarise(read_journal(journal)))
     for row in summary.values():
         _print(row)
     write_json(
@@ -241,6 +243,20 @@ def _summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
             "maps": {name: _row(values, name, key[0]) for name in values},
         }
     return result
+
+
+def _extended(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Return a written result's summary with what was found now, but for maps of fewer images."""
+    if not path.is_file():
+        return found
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["summary"]
+    for key, part in found.items():
+        old = known.setdefault(key, part)
+        old["seconds_per_image"] |= part["seconds_per_image"]
+        for name, row in part["maps"].items():
+            if row["images"] >= old["maps"].get(name, row)["images"]:
+                old["maps"][name] = row
+    return known
 
 
 def _row(values: dict[str, dict[str, Any]], name: str, data: str) -> dict[str, Any]:
