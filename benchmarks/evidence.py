@@ -14,7 +14,7 @@ from benchmarks._common import RESULTS, ROOT
 
 PICTURE = ROOT / "docs" / "images" / "budget.png"
 SHOWN = ("nearest", "bilinear", "usu", "usu-fast", "iwmr", "iwmr-mass", "tilted")
-CONTROLS = ("score-map", "RISE", "random")
+CONTROLS = ("usu, shuffled", "score-map", "RISE", "random")
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ For every image, the Grad-CAM map (ReLU, last stage) of the top-1 class is broug
 size in several ways, and each way is judged by deletion and insertion (mean over black, mean and
 blurred references; softmax probability; ties broken by the score map) and by how well the mass in
 random boxes predicts what hiding the box costs (correlation; infidelity at the best scale).
-Controls: nearest, the score map alone, RISE with as many model evaluations, and noise.
+Controls: nearest, the score map alone, RISE with as many model evaluations, the segments' scores
+dealt out among them at random, and noise.
 
 ``--budget`` charts quality against model evaluations. Results are appended image by image, so a run
 that was stopped continues where it was.
@@ -49,7 +50,7 @@ HIGHER_IS_BETTER = {
     "correlation": True,
     "infidelity": False,
 }
-PEERS = ("bilinear", "score-map", "RISE")
+PEERS = ("bilinear", "nearest", "score-map", "RISE", "usu, shuffled")
 STEPS, BOXES = 8, 96
 
 
