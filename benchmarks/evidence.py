@@ -14,6 +14,15 @@ from benchmarks._common import RESULTS, ROOT
 
 PICTURE = ROOT / "docs" / "images" / "budget.png"
 SHOWN = ("nearest", "bilinear", "usu", "usu-fast", "iwmr", "iwmr-mass", "tilted")
+COMPARED = (
+    ("tilted", "bilinear"),
+    ("tilted", "score-map"),
+    ("tilted", "RISE"),
+    ("iwmr-mass", "bilinear"),
+    ("usu", "bilinear"),
+    ("usu, shuffled", "nearest"),
+    ("usu", "usu, shuffled"),
+)
 CONTROLS = ("usu, shuffled", "score-map", "RISE", "random")
 
 
@@ -21,6 +30,7 @@ def main() -> None:
     """Print the tables and draw the picture, for the results that are there."""
     held_out = _read("photographs.json")
     print(_compact(held_out["summary"]))
+    print(f"\n{_differences(held_out['summary'])}")
     for model, summary in held_out["summary"].items():
         print(f"\n**{model}**, {summary['images']} images\n")
         print(_faithfulness(summary["maps"]))
@@ -41,6 +51,19 @@ def _compact(summary: dict[str, Any]) -> str:
         rows = [part["maps"][name] for part in summary.values()]
         cells = [f"{_marked(row, 'deletion')} / {_marked(row, 'insertion')}" for row in rows]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _differences(summary: dict[str, Any]) -> str:
+    """Gains in insertion minus deletion, and their p-values."""
+    lines = [f"| | {' | '.join(summary)} |", "|---|" + "---|" * len(summary)]
+    for name, peer in COMPARED:
+        tests = [part["maps"][name][f"against {peer}"]["gap"] for part in summary.values()]
+        cells = [
+            f"{test['gain']:.3f}, p " + ("< 0.001" if test["p"] < 5e-4 else f"{test['p']:.3f}")
+            for test in tests
+        ]
+        lines.append(f"| `{name}` over `{peer}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
