@@ -13,7 +13,7 @@ from usu_cli._pictures import Panel, heat, outlined, overlay, scores
 from usu_cli._report import Report, Sheet, Table, prepare_folder, write_report
 from usu_cli._shapes import CLASSES, ShapesCNN, balanced_labels, draw_shapes, load_shapes_cnn
 from usu_cli._table import text_table
-from usu_cli._versions import versions
+from usu_cli._versions import versions, versions_text
 from usu_core import IWMR, USU, AnyUpsampler, Interpolation, ScoreMapOnly, Tilted, metrics
 
 TEMPERATURE: Final = 0.3  # sharper than the default: these shapes score more cleanly than photos
@@ -90,7 +90,7 @@ def run_demo(*, images: int, out: Path) -> None:
             "Coarse map": f"Grad-CAM, positive part, 28 by 28 averaged to {GRID[0]} by {GRID[1]}",
             "Explained": "the true class",
             "Temperature": f"{TEMPERATURE}, sharper than the default, which is for photographs",
-            "Versions": ", ".join(f"{name} {v}" for name, v in versions().items()),
+            "Versions": versions_text(),
         },
         summary=table,
         sheets=sheets,

@@ -1,6 +1,5 @@
 """``usu explain``: a person's own images and model."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from usu_cli._errors import UsageError, one_line
 from usu_cli._images import read_image
 from usu_cli._maps import Comparison, check_upsamplers, upsample_all
 from usu_cli._pictures import Panel, heat, overlay, scores
-from usu_cli._report import Report, Sheet, Table, prepare_folder, write_report
+from usu_cli._report import Report, Sheet, Table, prepare_folder, sheet_stem, write_report
 from usu_cli._table import text_table
-from usu_cli._versions import versions
+from usu_cli._versions import versions, versions_text
 from usu_core import resolve
 from usu_core.scoring import ModelScore
 
@@ -123,7 +122,7 @@ def _write(
             "Layer": settings["layer"],
             "Target": settings["target"],
             "Preprocessing": ", ".join(f"{k} {v}" for k, v in settings["preprocessing"].items()),
-            "Versions": ", ".join(f"{name} {v}" for name, v in versions().items()),
+            "Versions": versions_text(),
         },
         sheets=sheets,
     )
@@ -192,7 +191,7 @@ def _sheet(number: int, subject: _Subject, comparison: Comparison) -> Sheet:
         panels.append(Panel("scores", "of the segments, 0 to 1", phi))
     predictions = ", ".join(f"{name} {probability:.1%}" for _, name, probability in subject.top)
     return Sheet(
-        stem=f"{number:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', subject.path.stem)[:60]}",
+        stem=sheet_stem(number, subject.path),
         title=f"{subject.path.name}: {subject.explained}",
         note=f"predicted: {predictions}",
         panels=panels,

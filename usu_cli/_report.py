@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,11 @@ class Report:
     facts: Mapping[str, str]
     sheets: Sequence[Sheet]
     summary: Table | None = None
+
+
+def sheet_stem(number: int, path: Path) -> str:
+    """Return a name for the picture of an image: its place in the report, and its own name."""
+    return f"{number:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', path.stem)[:60]}"
 
 
 def prepare_folder(out: Path) -> Path:

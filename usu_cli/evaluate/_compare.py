@@ -1,6 +1,5 @@
 """``usu compare``: methods and upsamplers side by side on a few images, every map measured."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,21 +12,19 @@ from usu_cli._asked import classifier_as_asked
 from usu_cli._classes import class_name
 from usu_cli._errors import UsageError
 from usu_cli._images import read_image
-from usu_cli._maps import Scored
 from usu_cli._models import Classifier
 from usu_cli._pictures import Panel, overlay
-from usu_cli._report import Report, Sheet, Table, prepare_folder, write_report
+from usu_cli._report import Report, Sheet, Table, prepare_folder, sheet_stem, write_report
 from usu_cli._table import text_table
-from usu_cli._versions import versions
+from usu_cli._versions import versions, versions_text
 from usu_cli.evaluate._asked import MapOptions, check_maps, plan_as_asked
 from usu_cli.evaluate._items import Item
 from usu_cli.evaluate._journal import Record
-from usu_cli.evaluate._judges import Judges, judged_together, records_of
-from usu_cli.evaluate._maps import FineMap, fine_maps
+from usu_cli.evaluate._maps import FineMap
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._plan import Plan
-from usu_cli.evaluate._run import metrics_of
-from usu_cli.evaluate._sources import Method, Subject, explain
+from usu_cli.evaluate._run import measure_item
+from usu_cli.evaluate._sources import Subject
 from usu_cli.evaluate._subjects import make_methods, make_subject
 from usu_cli.evaluate._summary import label, summarise
 from usu_cli.evaluate._tables import figure, means
@@ -60,31 +57,11 @@ def run_compare(options: CompareOptions) -> None:
     sheets: list[Sheet] = []
     records: list[Record] = []
     for item, subject in tqdm(list(zip(items, subjects, strict=True)), "comparing", unit="image"):
-        maps, found = _measured(item, subject, methods, plan, classifier)
+        found: list[Record] = []
+        maps = measure_item(item, subject, methods, plan, classifier.model, found.extend)
         sheets.append(_sheet(len(sheets) + 1, item, subject, maps, found, classifier))
         records += found
     _write(sheets, records, plan, classifier, options.out)
-
-
-def _measured(
-    item: Item,
-    subject: Subject,
-    methods: dict[str, Method],
-    plan: Plan,
-    classifier: Classifier,
-) -> tuple[list[FineMap], list[Record]]:
-    scored: Scored = {}
-    maps: list[FineMap] = []
-    for name, method in methods.items():
-        explanation = explain(name, method, subject)
-        maps += fine_maps(name, explanation, subject, plan.upsamplers, scored)
-    judges = Judges(subject, plan, classifier.model, scored, methods)
-    records = []
-    for metric in plan.metrics:
-        chosen = [m for m in maps if metric in metrics_of(item, m.method, plan)]
-        for group in judged_together(metric, chosen):
-            records += records_of(item.name, subject, metric, group, judges)
-    return maps, records
 
 
 def _sheet(
@@ -107,7 +84,7 @@ def _sheet(
         drawn = overlay(m.values.cpu().numpy(), picture)
         panels.append(Panel(label((m.method, m.upsampler)), ", ".join(values), drawn))
     return Sheet(
-        stem=f"{number:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', item.path.stem)[:60]}",
+        stem=sheet_stem(number, item.path),
         title=f"{item.path.name}: {explained}",
         note="the model's first class" if subject.first else "not the model's first class",
         panels=panels,
@@ -142,7 +119,7 @@ def _write(
             "Model": classifier.name,
             "Layer": plan.layer,
             "Evaluations": f"{plan.evaluations} for methods that perturb the image",
-            "Versions": ", ".join(f"{name} {v}" for name, v in versions().items()),
+            "Versions": versions_text(),
         },
         sheets=sheets,
         summary=total if len(sheets) > 1 else None,

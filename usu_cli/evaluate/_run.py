@@ -1,6 +1,6 @@
 """Measure image by image, what has not been measured yet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
 from torch import nn
@@ -10,7 +10,7 @@ from usu_cli._classes import find_target
 from usu_cli._maps import Scored
 from usu_cli._models import Classifier
 from usu_cli.evaluate._items import Item
-from usu_cli.evaluate._journal import Journal, Key, keys, read_records
+from usu_cli.evaluate._journal import Journal, Key, Record, keys, read_records
 from usu_cli.evaluate._judges import Judges, judged_together, records_of
 from usu_cli.evaluate._maps import AS_IS, FineMap, fine_maps
 from usu_cli.evaluate._measures import MEASURES
@@ -72,7 +72,7 @@ def evaluate(
             except UnreadableError as error:  # named in the end, not fatal
                 unreadable[item.name] = str(error)
                 continue
-            _measure(item, subject, methods, plan, classifier.model, done, journal)
+            measure_item(item, subject, methods, plan, classifier.model, journal.append, done)
     return unreadable
 
 
@@ -81,7 +81,7 @@ def _missing(item: Item, plan: Plan, done: set[Key]) -> bool:
         (item.name, method, upsampler, metric) not in done
         for method in plan.methods
         for upsampler in _ways(method, plan)
-        for metric in metrics_of(item, method, plan)
+        for metric in _metrics(item, method, plan)
     )
 
 
@@ -89,8 +89,7 @@ def _ways(method: str, plan: Plan) -> Sequence[str]:
     return tuple(plan.upsamplers) if is_coarse(method) else (AS_IS,)
 
 
-def metrics_of(item: Item, method: str, plan: Plan) -> list[str]:
-    """Return those of the plan's metrics that can be taken of a method's maps of an item."""
+def _metrics(item: Item, method: str, plan: Plan) -> list[str]:
     return [
         name
         for name in plan.metrics
@@ -99,23 +98,36 @@ def metrics_of(item: Item, method: str, plan: Plan) -> list[str]:
     ]
 
 
-def _measure(
+def measure_item(
     item: Item,
     subject: Subject,
-    methods: dict[str, Method],
+    methods: Mapping[str, Method],
     plan: Plan,
     model: nn.Module,
-    done: set[Key],
-    journal: Journal,
-) -> None:
-    """Explain and judge one image, and write its records."""
+    write: Callable[[Sequence[Record]], object],
+    done: Set[Key] = frozenset(),
+) -> list[FineMap]:
+    """Explain and judge one image.
+
+    Args:
+        item: The image.
+        subject: What was read of it.
+        methods: Those of the plan, by name.
+        plan: What to measure.
+        model: The judge.
+        write: Takes records as they are found.
+        done: What need not be measured again.
+
+    Returns:
+        The maps that were made.
+    """
     scored: Scored = {}
     maps: list[FineMap] = []
     for name, method in methods.items():
         ways = [
             way
             for way in _ways(name, plan)
-            if any((item.name, name, way, m) not in done for m in metrics_of(item, name, plan))
+            if any((item.name, name, way, m) not in done for m in _metrics(item, name, plan))
         ]
         if ways:
             upsamplers = {way: plan.upsamplers[way] for way in ways if way != AS_IS}
@@ -126,8 +138,9 @@ def _measure(
         chosen = [
             m
             for m in maps
-            if metric in metrics_of(item, m.method, plan)
+            if metric in _metrics(item, m.method, plan)
             and (item.name, m.method, m.upsampler, metric) not in done
         ]
         for group in judged_together(metric, chosen):
-            journal.append(records_of(item.name, subject, metric, group, judges))
+            write(records_of(item.name, subject, metric, group, judges))
+    return maps
