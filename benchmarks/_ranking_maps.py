@@ -7,13 +7,15 @@ import torch
 from captum.attr import InputXGradient, IntegratedGradients
 from pytorch_grad_cam import LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks._ranking_subjects import Subject
+from benchmarks._rollout import attention_rollout
 from usu_captum import ForwardScore, LayerGradCam
 from usu_captum.ranking import RankingExplainer, RankingNetwork
 from usu_cli.evaluate._rise import rise
+from usu_gradcam import reshape_transform_for
 
 REFERENCES = ("black", "mean", "blur")
 REFINEMENTS = (3, 5)
@@ -23,6 +25,7 @@ PASSES = {
     "Grad-CAM bilinear": "one",
     "LayerCAM": "one",
     "input x gradient": "one",
+    "attention rollout": "one forward",
 }
 """Methods of a single pass of the classifier, forward or forward and backward."""
 
@@ -55,7 +58,9 @@ def refined_maps(
             refinement_steps=steps,
             references=REFERENCES,
             grids=subject.refinement_grids,
-            objective=dataclasses.replace(subject.config.objective, n_percentiles=10),
+            objective=dataclasses.replace(
+                subject.config.objective, n_percentiles=subject.refinement_percentiles
+            ),
             learning_rate=0.2,
         )
     return maps
@@ -65,15 +70,22 @@ def single_pass_maps(subject: Subject, image: Tensor, target: int) -> dict[str, 
     """Return the maps that cost the classifier one pass, forward and backward."""
     model = subject.model
     layer = model.get_submodule(subject.layer)
-    coarse = LayerGradCam(model, layer).attribute(image, target=target, relu_attributions=True)
-    with LayerCAM(model=model, target_layers=[layer]) as layer_cam:
+    grad_cam = LayerGradCam(model, layer)
+    with LayerCAM(
+        model=model, target_layers=[layer], reshape_transform=reshape_transform_for(model)
+    ) as layer_cam:
         found = layer_cam(input_tensor=image, targets=[ClassifierOutputTarget(target)])
     inputs = image.clone().requires_grad_()
-    return {
-        "Grad-CAM bilinear": F.interpolate(coarse.detach(), image.shape[2:], mode="bilinear"),
+    maps = {
+        "Grad-CAM bilinear": grad_cam.attribute(
+            image, target=target, upsampler="bilinear", relu_attributions=True
+        ).detach(),
         "LayerCAM": torch.from_numpy(found),
         "input x gradient": InputXGradient(model).attribute(inputs, target=target).sum(1).detach(),
     }
+    if isinstance(model, VisionTransformer):
+        maps["attention rollout"] = attention_rollout(model, image)
+    return maps
 
 
 def many_pass_maps(subject: Subject, image: Tensor, target: int) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from usu_captum import ImageSpace
-from usu_captum.ranking import PartOfImages
+from usu_captum.ranking import ImageSource
 
 SIDE = 5
 """Side of the mark in pixels."""
@@ -34,7 +34,7 @@ def stamp(images: Tensor, space: ImageSpace, seed: int) -> tuple[Tensor, Tensor]
 
 def teach(
     model: nn.Module,
-    source: PartOfImages,
+    source: ImageSource,
     space: ImageSpace,
     *,
     target: int,

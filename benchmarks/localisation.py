@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "localisation.json")
     options = parser.parse_args()
     folders = {}
-    for kind, find in (("coco", _coco), ("voc", _voc)):
+    for kind, find in (("coco", coco_items), ("voc", _voc)):
         for name in MODELS:
             key = f"{kind}, {name}"
             folders[key] = options.records / kind / name
@@ -43,7 +43,7 @@ def main() -> None:
     publish(folders, ("bilinear", "nearest", "score-map"), options.out)
 
 
-def _coco(model: str, masks: Path) -> list[Item]:
+def coco_items(model: str, masks: Path) -> list[Item]:
     with np.load(data("masks", "coco_masks.npz")) as arrays:
         drawn = np.unpackbits(arrays["masks"], axis=1).reshape(-1, SIDE, SIDE)
     items = []

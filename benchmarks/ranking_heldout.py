@@ -2,6 +2,7 @@
 
     python -m benchmarks.ranking_heldout cifar10
     python -m benchmarks.ranking_heldout mnist
+    python -m benchmarks.ranking_heldout cifar10 --gradients
 
 Takes the network of ``benchmarks.ranking_train`` (which trains it if it is not there) and its
 reported images.
@@ -16,6 +17,7 @@ reported images.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from benchmarks._common import (
 from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
 from benchmarks._ranking_subjects import Subject, load_subject
 from benchmarks._statistics import paired
-from benchmarks.ranking_train import WORK, network_key, trained
+from benchmarks.ranking_train import add_network_arguments, case_of, network_key, trained
 from usu_captum import ForwardScore
 from usu_captum.ranking import RankingNetwork, build_network
 from usu_core import metrics
@@ -65,14 +67,14 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=tuple(LAYERS))
+    add_network_arguments(parser)
     parser.add_argument("--images", type=int, default=60, help="reported images")
-    parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
     parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     subject = load_subject(options.name)
-    folder = options.work / options.name
-    network, _ = trained(subject, folder)
+    case, folder = case_of(options)
+    network, _ = trained(subject, folder, gradients=options.gradients)
     journal, key = folder / "heldout.jsonl", network_key(network)
     records = [r for r in read_journal(journal) if r["network"] == key]
     done = {record["image"] for record in records}
@@ -86,7 +88,7 @@ def main() -> None:
     sanity = _sanity(subject, network, LAYERS[options.name])
     _print(summary, sanity)
     write_json(
-        options.out or RESULTS / f"ranking_heldout_{options.name}.json",
+        options.out or RESULTS / f"ranking_heldout_{case}.json",
         {
             "environment": environment(),
             "images": len(records),
@@ -142,20 +144,22 @@ def ranks(maps: Tensor) -> Tensor:
     return places.double().div(flat.shape[1] - 1).view_as(maps)
 
 
-def summarise(records: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+def summarise(
+    records: list[dict[str, dict[str, float]]], measures: Mapping[str, bool] = HIGHER
+) -> dict[str, dict[str, Any]]:
     """Average over images; pair every method with the explainer's single pass.
 
-    Gains are the explainer's over the method.
+    Gains are the explainer's over the method. Of each measure it is told whether more is better.
     """
     values = {
-        name: {key: np.array([record[name][key] for record in records]) for key in HIGHER}
+        name: {key: np.array([record[name][key] for record in records]) for key in measures}
         for name in records[0]
     }
     own = values["ranking"]
     return {
         name: {
             key: {"mean": float(value.mean())}
-            | ({} if name == "ranking" else paired(own[key] - value, HIGHER[key]))
+            | ({} if name == "ranking" else paired(own[key] - value, measures[key]))
             for key, value in row.items()
         }
         for name, row in values.items()

@@ -53,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     subject = load_subject("cifar10")
-    network, _ = trained(subject, options.work / "cifar10")
+    network, _ = trained(subject, options.work / "cifar10", gradients=False)
     taught = teach(subject.model, subject.training, subject.space, target=TARGET)
     images, inside, facts = _fooled(subject, taught, options.images)
     changed = dataclasses.replace(subject, model=taught)

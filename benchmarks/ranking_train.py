@@ -3,6 +3,7 @@
     python -m benchmarks.ranking_train cifar10
     python -m benchmarks.ranking_train mnist
     python -m benchmarks.ranking_train resnet18
+    python -m benchmarks.ranking_train cifar10 --gradients
 
 Trains the small network on one thread, then explains images that neither training nor the choice
 of settings has seen, for the classifier's top-1 class. Judged by deletion and insertion with 21
@@ -54,19 +55,18 @@ def main() -> None:
     """Train, evaluate, print the table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=NAMES)
+    add_network_arguments(parser)
     parser.add_argument("--images", type=int, default=120, help="reported images")
-    parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
     parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     subject = load_subject(options.name)
-    folder = options.work / options.name
-    network, seconds = trained(subject, folder)
+    case, folder = case_of(options)
+    network, seconds = trained(subject, folder, gradients=options.gradients)
     result = _evaluate(subject, network, options.images, folder / "evaluation.jsonl")
     _print(result["summary"])
-    out = options.out or RESULTS / f"ranking_train_{options.name}.json"
     write_json(
-        out,
+        options.out or RESULTS / f"ranking_train_{case}.json",
         {
             "environment": environment(),
             "images": {
@@ -83,14 +83,29 @@ def main() -> None:
     )
 
 
-def trained(subject: Subject, folder: Path) -> tuple[RankingNetwork, float | None]:
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what tells which network is meant, and where it is kept."""
+    parser.add_argument("--gradients", action="store_true", help="that reads gradients too")
+    parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
+
+
+def case_of(options: argparse.Namespace) -> tuple[str, Path]:
+    """Return the case's name, for files, and the folder of its checkpoints."""
+    case = f"{options.name}_gradients" if options.gradients else str(options.name)
+    return case, options.work / case
+
+
+def trained(
+    subject: Subject, folder: Path, *, gradients: bool
+) -> tuple[RankingNetwork, float | None]:
     """Return the network and the processor time of its training, over all sittings.
 
     The time is not known where a sitting was killed.
     """
     torch.manual_seed(0)
     shape = tuple(subject.reported[0].image.shape)
-    network = build_network(NetworkConfig(subject.classes, shape), subject.model)  # type: ignore[arg-type]
+    config = NetworkConfig(subject.classes, shape, gradients=gradients)  # type: ignore[arg-type]
+    network = build_network(config, subject.model)
     folder.mkdir(parents=True, exist_ok=True)
     clock = folder / "seconds.json"
     begun = (folder / "training.safetensors").exists()

@@ -89,7 +89,10 @@ class Upsampled(Attribution):
     @property
     def is_gradient_method(self) -> bool:
         """Whether the wrapped method takes gradients with respect to its inputs."""
-        return isinstance(innermost(self.attribution_method), captum_attr.GradientAttribution)
+        method = innermost(self.attribution_method)
+        if isinstance(method, captum_attr.GradientAttribution):
+            return True
+        return bool(getattr(method, "is_gradient_method", False))
 
     def has_convergence_delta(self) -> bool:
         """As the wrapped method."""

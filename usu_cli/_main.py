@@ -164,6 +164,7 @@ def _add_train_explainer(commands: Commands) -> None:
     add("--encoder-weights", type=Path, metavar="FILE.safetensors", help="of a timm encoder")
     add("--conditioning", choices=("head", "embedding"),
         help="tell the class by the model's last layer, or learn a vector for each")  # fmt: skip
+    add("--gradients", action="store_true", help="let it read gradients too: a backward pass more")
     add("--steps", type=positive)
     add("--batch-size", type=positive, help="images per step and process")
     add("--learning-rate", type=positive_float)

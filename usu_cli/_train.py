@@ -32,6 +32,7 @@ class TrainOptions(ModelOptions):
     encoder: str = "classifier"
     encoder_weights: Path | None = None
     conditioning: str = "head"
+    gradients: bool = False
     steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -66,6 +67,7 @@ def run_train(options: TrainOptions) -> None:
                 shape,
                 encoder=options.encoder,
                 conditioning=options.conditioning,
+                gradients=options.gradients,
             ),
             classifier.model,
             encoder_weights=options.encoder_weights,

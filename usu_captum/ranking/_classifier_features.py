@@ -1,10 +1,12 @@
-"""The explained classifier's own features, read where it computes them."""
+"""The explained classifier's own features and gradients, read where it computes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from usu_captum._layout import lay_out, needs_layout, token_grid
 from usu_captum._models import evaluating
@@ -24,26 +26,38 @@ class ClassifierEncoder(nn.Module):
 
     The classifier is neither trained nor part of the network's state, and runs in evaluation mode.
 
+    With ``gradients`` a stage holds twice the channels: the features, and their products with the
+    gradient of the class's logit over the mean logit, in units of the products' root mean square.
+    The image is then the first stage, averaged to the size of the finest layer. Summed over
+    channels, such products are input x gradient and HiResCAM.
+
     Args:
         classifier: The module that is explained.
         layers: Names in ``classifier.named_modules()``, finest first; each must give one spatial
             map (B, C, h, w), or tokens whose grid the model tells.
+        gradients: Read gradients too.
 
     Raises:
-        ValueError: If a layer does not exist, or is not run, or gives no map.
+        ValueError: If a layer does not exist, or is not run, or gives no map, or has no gradient.
 
     Cost:
-        One forward pass of the classifier.
+        One forward pass of the classifier, in float32 with gradients, and then a backward pass.
 
     Example:
-        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
-        >>> [tuple(stage.shape) for stage in ClassifierEncoder(net, ["1"])(torch.rand(2, 3, 8, 8))]
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> images = torch.rand(2, 3, 8, 8)
+        >>> [tuple(stage.shape) for stage in ClassifierEncoder(net, ["1"])(images)]
         [(2, 4, 6, 6)]
+        >>> encoder = ClassifierEncoder(net, ["1"], gradients=True)
+        >>> [tuple(stage.shape) for stage in encoder(images, torch.tensor([0, 1]))]
+        [(2, 6, 6, 6), (2, 8, 6, 6)]
     """
 
     trainable = False
 
-    def __init__(self, classifier: nn.Module, layers: Sequence[str]) -> None:
+    def __init__(
+        self, classifier: nn.Module, layers: Sequence[str], *, gradients: bool = False
+    ) -> None:
         super().__init__()
         known = dict(classifier.named_modules())
         for name in layers:
@@ -57,6 +71,7 @@ class ClassifierEncoder(nn.Module):
         # In a tuple, so that it is no submodule: not trained, moved, saved or switched in mode.
         self._classifier = (classifier,)
         self.layers = tuple(layers)
+        self.gradients = gradients
         self._layouts: dict[tuple[str, torch.Size], _Layout] = {}
 
     @property
@@ -64,10 +79,46 @@ class ClassifierEncoder(nn.Module):
         """The module whose features are read."""
         return self._classifier[0]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return one map (B, C_i, h_i, w_i) per layer for images (B, C, H, W); no gradients."""
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> list[Tensor]:
+        """Return the stages of images (B, C, H, W), without gradient.
+
+        Targets (B,) are needed for, and only for, the gradients.
+        """
+        if self.gradients:
+            if targets is None:
+                raise ValueError(
+                    "targets must name the classes whose gradients are read, got None."
+                )
+            return self._products(images, targets)
+        with self._captured() as found, torch.no_grad():
+            self.classifier(images)
+        return self._maps(found, images)
+
+    def _products(self, images: Tensor, targets: Tensor) -> list[Tensor]:
+        # Tensors made in inference mode cannot be differentiated, their copies outside it can;
+        # half precision would round small gradients away.
+        exact = torch.autocast(images.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), exact:
+            inputs = images.detach().float().clone().requires_grad_()
+            with self._captured() as found:
+                logits = self.classifier(inputs)
+            features = [inputs, *self._maps(found, inputs)]
+            chosen = logits.gather(1, targets.to(logits.device).clone()[:, None]).sum()
+            outputs = [found[name] for name in self.layers]
+            slopes = _gradients(chosen - logits.mean(1).sum(), [inputs, *outputs])
+        laid_out = self._maps(dict(zip(self.layers, slopes[1:], strict=True)), inputs)
+        stages = []
+        for stage, gradient in zip(features, [slopes[0], *laid_out], strict=True):
+            stages.append(torch.cat([stage.detach(), stage.detach() * gradient], 1))
+        height, width = stages[1].shape[2:]
+        stages[0] = functional.adaptive_avg_pool2d(stages[0], (height, width))
+        return [_in_own_units(stage) for stage in stages]
+
+    @contextmanager
+    def _captured(self) -> Iterator[dict[str, Any]]:
+        """Keep what the layers put out, with the classifier in evaluation mode."""
         modules = dict(self.classifier.named_modules())
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
 
         def keep(name: str) -> Any:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -78,11 +129,14 @@ class ClassifierEncoder(nn.Module):
         handles = []
         try:
             handles += [modules[name].register_forward_hook(keep(name)) for name in self.layers]
-            with evaluating(self.classifier), torch.no_grad():
-                self.classifier(images)
+            with evaluating(self.classifier):
+                yield found
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _maps(self, found: dict[str, Any], images: Tensor) -> list[Tensor]:
+        modules = dict(self.classifier.named_modules())
         return [self._map(name, modules[name], found.get(name), images) for name in self.layers]
 
     def _map(self, name: str, layer: nn.Module, output: Any, images: Tensor) -> Tensor:
@@ -102,7 +156,26 @@ class ClassifierEncoder(nn.Module):
         return lay_out(output, images, self.classifier, layer, options).float()
 
 
-def default_stages(classifier: nn.Module, images: Tensor, count: int = 4) -> tuple[str, ...]:
+def _gradients(score: Tensor, sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    try:
+        return torch.autograd.grad(score, sources)
+    except RuntimeError as error:
+        raise ValueError(
+            "classifier must be differentiable in its layers and images to read gradients: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _in_own_units(stage: Tensor) -> Tensor:
+    """Divide the products (B, 2C, h, w) hold by each image's root mean square; zeros stay."""
+    features, products = stage.chunk(2, 1)
+    size = products.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return torch.cat([features, products / size.where(size > 0, 1.0)], 1)
+
+
+def default_stages(
+    classifier: nn.Module, images: Tensor, count: int = 4, *, gradients: bool = False
+) -> tuple[str, ...]:
     """Return the names of up to ``count`` layers to read a classifier's features from.
 
     Of a vision transformer, the blocks that end its quarters; of everything else, the last map of
@@ -112,6 +185,8 @@ def default_stages(classifier: nn.Module, images: Tensor, count: int = 4) -> tup
         classifier: A module.
         images: (B, C, H, W); the classifier is run on them once.
         count: How many, at most.
+        gradients: Of a transformer, take the first normalisations of these blocks: behind the
+            last block only the class token has a gradient.
 
     Raises:
         ValueError: If no module gives a spatial map.
@@ -128,7 +203,10 @@ def default_stages(classifier: nn.Module, images: Tensor, count: int = 4) -> tup
         if blocks is not None and token_grid(module, images) is not None:
             total = len(blocks)
             ends = sorted({-(-(i + 1) * total // count) - 1 for i in range(count)})
-            return tuple(names[blocks[i]] for i in ends)
+            chosen = [blocks[i] for i in ends]
+            if gradients:
+                chosen = [getattr(b, "norm1", None) or getattr(b, "ln_1", b) for b in chosen]
+            return tuple(names[block] for block in chosen)
     last: dict[tuple[int, int], str] = {}
 
     def record(module: nn.Module, args: Any, output: Any) -> None:

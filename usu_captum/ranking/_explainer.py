@@ -71,8 +71,8 @@ class RankingExplainer(Attribution):
 
     @property
     def is_gradient_method(self) -> bool:
-        """No gradients with respect to the inputs are taken."""
-        return False
+        """Whether the network reads gradients; refinement always takes them."""
+        return self.network.config.gradients
 
     def has_convergence_delta(self) -> bool:
         """An order has no delta."""
@@ -168,7 +168,7 @@ class RankingExplainer(Attribution):
         for i in range(len(images)):
             own = slice(i, i + 1)
             with torch.no_grad():
-                stages = self.network.encoder(images[own])
+                stages = self.network.encode(images[own], targets[own])
 
             def make(own: slice = own, stages: Sequence[Tensor] = stages) -> Tensor:
                 return self.network.decode(stages, targets[own])

@@ -23,7 +23,8 @@ class RankingNetwork(nn.Module):
 
     Args:
         config: Its sizes.
-        encoder: Images (B, C, H, W) to a list of maps, finest first.
+        encoder: Images (B, C, H, W) to a list of maps, finest first; images and targets where the
+            configuration asks for gradients.
         conditioning: Targets (B,) to (B, class_width).
 
     Shape:
@@ -41,8 +42,9 @@ class RankingNetwork(nn.Module):
         self.config = config
         self.encoder = encoder
         self.conditioning = conditioning
+        probe = torch.zeros(1, *config.input_shape)
         with evaluating(encoder), torch.no_grad():
-            stages = encoder(torch.zeros(1, *config.input_shape))
+            stages = self.encode(probe, torch.zeros(1, dtype=torch.int64))
         self.decoder = Decoder(
             [stage.shape[1] for stage in stages],
             class_width=config.class_width,
@@ -53,8 +55,10 @@ class RankingNetwork(nn.Module):
             norm=config.norm,
             dropout=config.dropout,
         )
-        fits = isinstance(conditioning, HeadConditioning) and (
-            conditioning.rows.shape[1] == stages[-1].shape[1] and min(stages[-1].shape[2:]) > 1
+        fits = config.gradients or (
+            isinstance(conditioning, HeadConditioning)
+            and conditioning.rows.shape[1] == stages[-1].shape[1]
+            and min(stages[-1].shape[2:]) > 1
         )
         if config.prior == "cam" and not fits:
             raise ValueError(
@@ -67,10 +71,17 @@ class RankingNetwork(nn.Module):
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Rank the pixels of ``images`` for ``targets``."""
-        return self.decode(self.encoder(images), targets)
+        return self.decode(self.encode(images, targets), targets)
+
+    def encode(self, images: Tensor, targets: Tensor) -> list[Tensor]:
+        """Return the encoder's maps, which depend on the targets for gradients alone."""
+        stages: list[Tensor] = (
+            self.encoder(images, targets) if self.config.gradients else self.encoder(images)
+        )
+        return stages
 
     def decode(self, stages: Sequence[Tensor], targets: Tensor) -> Tensor:
-        """Rank pixels by features that the encoder gave; several classes can share them."""
+        """Rank pixels by maps that the encoder gave."""
         description = self.conditioning(targets)
         height, width = self.config.input_shape[1:]
         scores: Tensor = self.decoder(stages, description, (height, width))
@@ -79,13 +90,15 @@ class RankingNetwork(nn.Module):
         return scores + self.gain * self._activation_map(stages[-1], targets, (height, width))
 
     def _activation_map(self, features: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:
-        """Weigh features (B, C, h, w) by the head's rows; mean 0 and deviation 1 per image."""
-        rows: Any = self.conditioning.rows
-        # Half precision would give neighbouring pixels one score, and so no order.
-        with torch.autocast(features.device.type, enabled=False):
-            cells = (features.float() * rows[targets].float()[:, :, None, None]).sum(
-                1, keepdim=True
-            )
+        """Return the last stage's map of the class; mean 0 and deviation 1 per image."""
+        if self.config.gradients:
+            cells = features.chunk(2, 1)[1].sum(1, keepdim=True)
+        else:
+            rows: Any = self.conditioning.rows
+            # Half precision would give neighbouring pixels one score, and so no order.
+            with torch.autocast(features.device.type, enabled=False):
+                weights = rows[targets].float()[:, :, None, None]
+                cells = (features.float() * weights).sum(1, keepdim=True)
         mean, spread = cells.mean((2, 3), keepdim=True), cells.std((2, 3), keepdim=True)
         return resized((cells - mean) / (spread + torch.finfo(cells.dtype).eps), size)
 
@@ -111,7 +124,8 @@ def build_network(
         ValueError: If it does not fit the configuration.
 
     Cost:
-        Up to two forward passes of the classifier on one image of zeros.
+        Up to two forward passes of the classifier on one image of zeros, and a backward pass for
+        gradients.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -129,8 +143,9 @@ def build_network(
     if config.encoder == CLASSIFIER:
         if not config.layers:
             probe = torch.zeros(1, *config.input_shape)
-            config = dataclasses.replace(config, layers=default_stages(classifier, probe))
-        encoder = ClassifierEncoder(classifier, config.layers)
+            layers = default_stages(classifier, probe, gradients=config.gradients)
+            config = dataclasses.replace(config, layers=layers)
+        encoder = ClassifierEncoder(classifier, config.layers, gradients=config.gradients)
     else:
         encoder = TimmEncoder(
             config.encoder.removeprefix("timm:"),

@@ -20,12 +20,15 @@ class NetworkConfig:
         encoder: ``"classifier"`` for the explained classifier's own features, or ``"timm:NAME"``.
         layers: Of the classifier's features, finest first; empty to let :func:`build_network`
             choose.
+        gradients: Read the gradients of the class at each of the classifier's layers too, which
+            costs it a backward pass; see :class:`ClassifierEncoder`.
         trainable: Train the timm encoder too.
         conditioning: ``"head"`` (the classifier's own row of the class) or ``"embedding"``.
         readout: ``"film"`` (the class weighs the features' channels) or ``"concat"``.
         prior: What training starts from: ``"cam"``, the class activation map of the last stage by
-            the head's row, which the decoder then only has to improve; ``"flat"`` as published;
-            ``"auto"`` lets :func:`build_network` choose the first where it is defined.
+            the head's row (with ``gradients``, HiResCAM), which the decoder then only has to
+            improve; ``"flat"`` as published; ``"auto"`` lets :func:`build_network` choose the
+            first where it is defined.
         class_width: Width of the class's description.
         middle: Channels that each stage is read out to.
         width: Channels of the pyramid.
@@ -48,6 +51,7 @@ class NetworkConfig:
     input_shape: tuple[int, int, int]
     encoder: str = CLASSIFIER
     layers: tuple[str, ...] = ()
+    gradients: bool = False
     trainable: bool = False
     conditioning: str = "head"
     readout: str = "film"
@@ -83,6 +87,11 @@ class NetworkConfig:
             raise ValueError(
                 'trainable must be False for encoder="classifier": the classifier is explained, '
                 'not changed. Try encoder="timm:NAME".'
+            )
+        if self.encoder != CLASSIFIER and self.gradients:
+            raise ValueError(
+                f"gradients must be False for encoder={self.encoder!r}: they are the explained "
+                'classifier\'s. Try encoder="classifier".'
             )
         if self.encoder != CLASSIFIER and self.layers:
             raise ValueError(

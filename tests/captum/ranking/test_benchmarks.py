@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks._ranking_shortcut import SIDE, stamp, teach
-from benchmarks._ranking_subjects import folded
+from benchmarks._ranking_subjects import MovedImages, folded
+from benchmarks._rollout import attention_rollout
 from benchmarks.ranking_heldout import HIGHER, ranks, summarise
 from benchmarks.ranking_shortcut import measure
 from benchmarks.ranking_speed import apart, separate_loss, shared_loss
@@ -182,3 +185,42 @@ def test_the_page_has_the_figures_of_shortcut_and_speed() -> None:
         cells = [f"{row['subject_ms']:.0f}", f"{row['peer_ms']:.0f}", f"{row['ratio']:.2f}"]
         names = (row["model"], row["subject"], row["peer"])
         assert (*names, *cells, f"{low:.2f} to {high:.2f}") in rows, names
+
+
+def test_moved_images_are_all_shifts_and_mirrors(source: ArrayImages) -> None:
+    moved = MovedImages(source, 1, mirror=True)
+    assert len(moved) == len(source) * 9 * 2
+    every = torch.stack([moved[i].image for i in range(3, len(moved), len(source))])
+    assert len(every.flatten(1).unique(dim=0)) == 18
+    plain = source[3].image
+    assert any(torch.equal(plain, image) for image in every)
+    assert any(torch.equal(plain.roll((1, -1), (1, 2)).flip(2), image) for image in every)
+    assert all(moved[i].label == source[3].label for i in range(3, len(moved), len(source)))
+    prints = {
+        images.fingerprint()
+        for images in (
+            moved,
+            MovedImages(source, 1, mirror=False),
+            MovedImages(source, 2, mirror=True),
+        )
+    }
+    assert len(prints) == 3
+
+
+def test_rollout_of_one_block_is_half_its_attention() -> None:
+    """The other half is the identity, in which the class token sees no patch."""
+    vit = timm.create_model("test_vit", num_classes=2).eval()
+    vit.blocks = vit.blocks[:1]
+    images = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    block = vit.blocks[0]
+    flags = block.attn.fused_attn
+    with torch.no_grad():
+        tokens = block.norm1(vit.norm_pre(vit._pos_embed(vit.patch_embed(images))))
+        heads = block.attn.num_heads
+        queries, keys, _ = block.attn.qkv(tokens).unflatten(2, (3, heads, -1)).unbind(2)
+        scores = torch.einsum("bhd,bnhd->bhn", queries[:, 0], keys) * block.attn.scale
+    wanted = scores.softmax(-1).mean(1)[:, 1:].view(2, 1, 10, 10) / 2
+    found = attention_rollout(vit, images)
+    torch.testing.assert_close(found, F.interpolate(wanted, (160, 160), mode="bilinear"))
+    assert block.attn.fused_attn == flags
+    assert not block.attn.attn_drop._forward_hooks

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from torch import Tensor
 from usu_captum import Upsampled
 from usu_captum.ranking import (
     GumbelSinkhorn,
+    NetworkConfig,
     RankingExplainer,
     RankingNetwork,
     RankingObjective,
+    build_network,
     refine,
 )
 
@@ -22,6 +25,14 @@ OBJECTIVE = RankingObjective(GumbelSinkhorn(), n_percentiles=5, smoothing=0.0)
 REFINEMENT: dict[str, Any] = {
     "references": ("black", "blur"), "grids": (4,), "objective": OBJECTIVE, "learning_rate": 0.2
 }  # fmt: skip
+
+
+@pytest.fixture(params=[False, True], ids=["features", "gradients"])
+def network(
+    classifier: Any, config: NetworkConfig, request: pytest.FixtureRequest
+) -> RankingNetwork:
+    torch.manual_seed(3)
+    return build_network(replace(config, gradients=request.param), classifier).eval()
 
 
 @pytest.fixture
@@ -52,7 +63,7 @@ def test_a_tuple_comes_back_as_a_tuple(explainer: RankingExplainer, images: Tens
 
 def test_it_says_what_it_is(explainer: RankingExplainer) -> None:
     assert not isinstance(explainer, GradientAttribution)
-    assert not explainer.is_gradient_method
+    assert explainer.is_gradient_method == explainer.network.config.gradients
     assert not explainer.multiplies_by_inputs
     assert not explainer.has_convergence_delta()
 
@@ -69,7 +80,7 @@ def test_upsampled_leaves_fine_maps_alone(explainer: RankingExplainer, images: T
     assert torch.equal(Upsampled(explainer).attribute(images, target=1), maps)
     inside = Upsampled(NoiseTunnel(explainer))
     assert inside.attribute(images, target=1, nt_samples=2).shape == maps.shape
-    assert not Upsampled(explainer).is_gradient_method
+    assert Upsampled(explainer).is_gradient_method == explainer.is_gradient_method
 
 
 def test_pixel_refinement_is_refine_from_the_pass(

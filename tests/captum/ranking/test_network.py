@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from captum.attr import InputXGradient, LayerGradientXActivation
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from usu_captum.ranking import (
     ClassifierEncoder,
@@ -114,6 +116,89 @@ def test_the_classifier_is_not_part_of_the_network(
     assert not classifier.training
 
 
+def test_gradients_sum_to_known_attributions(classifier: Any, images: Tensor) -> None:
+    """The products are input x gradient and, at the layer, HiResCAM, but for their unit."""
+    targets = torch.tensor([2, 0, 1])
+    encoder = ClassifierEncoder(classifier, ["first", "second"], gradients=True)
+    stages = encoder(images, targets)
+    assert [s.shape[1] for s in stages] == [6, 12, 16]
+
+    def centred(inputs: Tensor) -> Tensor:
+        logits = classifier(inputs)
+        return logits - logits.mean(1, keepdim=True)
+
+    at_pixels = InputXGradient(centred).attribute(images.clone().requires_grad_(), target=targets)
+    layer = LayerGradientXActivation(centred, classifier.second)
+    from_layer = layer.attribute(images, target=targets)
+    features, at_layer = stages[2].chunk(2, 1)
+    assert torch.equal(features, classifier.second(classifier.first(images)))
+    for found, wanted in ((stages[0][:, 3:], at_pixels), (at_layer, from_layer)):
+        unit = wanted.square().mean((1, 2, 3), keepdim=True).sqrt()
+        torch.testing.assert_close(found, (wanted / unit).detach())
+
+
+def test_gradients_leave_no_trace(
+    classifier: Any, images: Tensor, trace: Callable[..., Any], same_trace: Callable[..., None]
+) -> None:
+    classifier.train()
+    before = trace(classifier)
+    encoder = ClassifierEncoder(classifier, ["first"], gradients=True)
+    with torch.inference_mode():
+        stages = encoder(images, torch.tensor([0, 1, 2]))
+    same_trace(before, trace(classifier))
+    assert not any(stage.requires_grad for stage in stages)
+    with pytest.raises(ValueError, match="targets must name the classes"):
+        encoder(images)
+    with pytest.raises(ValueError, match="differentiable"):
+        ClassifierEncoder(Detached(classifier), ["net.first"], gradients=True)(
+            images, torch.tensor([0, 1, 2])
+        )
+    same_trace(before, trace(classifier))
+
+
+class Detached(nn.Module):
+    """No gradient reaches the features."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images.detach())
+        return logits
+
+
+def test_a_network_that_reads_gradients_starts_from_hirescam(
+    classifier: Any, config: NetworkConfig, images: Tensor
+) -> None:
+    network = build_network(replace(config, gradients=True), classifier).eval()
+    assert network.config.prior == "cam"
+    with torch.no_grad():
+        network.decoder.refinement.score.weight.zero_()
+        maps = network(images, torch.tensor([0, 1, 2]))
+    coarse = LayerGradientXActivation(classifier, classifier.second).attribute(
+        images, target=torch.tensor([0, 1, 2])
+    )
+    mean_logit = LayerGradientXActivation(lambda x: classifier(x).mean(1), classifier.second)
+    coarse = (coarse - mean_logit.attribute(images)).sum(1, keepdim=True).detach()
+    fine = F.interpolate(coarse, (16, 16), mode="bilinear")
+    both = torch.stack([maps.flatten(1), fine.flatten(1)])
+    for own, known in both.unbind(1):
+        assert torch.corrcoef(torch.stack([own, known]))[0, 1] > 0.9999
+
+
+def test_gradients_of_an_unpooled_classifier_and_of_tokens() -> None:
+    """Neither has an activation map of the head, both have one by gradients."""
+    flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    vit = timm.create_model("test_vit", num_classes=2).eval()
+    for classifier, shape in ((flat, (1, 8, 8)), (vit, (3, 160, 160))):
+        config = NetworkConfig(2, shape, gradients=True, width=8, middle=8, head=4)
+        network = build_network(config, classifier).eval()
+        maps = network(torch.rand(2, *shape), torch.tensor([0, 1]))
+        assert maps.shape == (2, 1, *shape[1:])
+        assert bool(torch.isfinite(maps).all())
+
+
 @pytest.mark.parametrize(("layers", "message"), [(["thrid"], "thrid"), ([], "at least one")])
 def test_layers_are_checked(classifier: Any, layers: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -210,6 +295,7 @@ def test_published_sizes() -> None:
         ({"dropout": 1.0}, "dropout must lie"),
         ({"encoder": "resnet18"}, "timm:NAME"),
         ({"trainable": True}, "trainable must be False"),
+        ({"encoder": "timm:x", "gradients": True}, "gradients must be False"),
         ({"encoder": "timm:x", "layers": ("a",)}, "layers are of"),
     ],
 )
