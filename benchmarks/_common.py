@@ -114,6 +114,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for documents."""
+    lines = (header, ["---"] * len(header), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def class_names() -> list[str]:
     """Return the 1000 class names, shortened to their first synonym."""
     with (data_folder() / "imagenet" / "labels.csv").open(encoding="utf-8") as file:

@@ -5,7 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import data_folder, environment, image_files, load_model, write_json
+from benchmarks._common import (
+    data_folder,
+    environment,
+    image_files,
+    load_model,
+    markdown,
+    write_json,
+)
 from usu_cli._models import Classifier
 from usu_cli._preprocessing import Preprocessing
 from usu_cli.evaluate import Item, Plan, Summary, evaluate, read_records, summarise
@@ -142,13 +149,9 @@ def _content(summary: Summary) -> dict[str, Any]:
 
 
 def _markdown(name: str, summary: Summary, against: Sequence[str]) -> str:
-    lines = [f"\n### {name}, {summary.images} images\n", *_rows(*means(summary, against[0]))]
+    lines = [f"\n### {name}, {summary.images} images\n", markdown(*means(summary, against[0]))]
     lines += ["", note(against[0]), "", f"#### {name}, compared\n"]
-    return "\n".join([*lines, *_rows(*comparisons(summary.comparisons))])
-
-
-def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join([*lines, markdown(*comparisons(summary.comparisons))])
 
 
 def data(*parts: str) -> Path:

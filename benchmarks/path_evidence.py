@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from benchmarks import _samp_paper as paper
-from benchmarks._common import RESULTS
+from benchmarks._common import RESULTS, markdown
 
 CURVES = ("deletion", "insertion", "other deletion", "other insertion")
 
@@ -29,12 +29,6 @@ def _read(name: str) -> dict[str, Any]:
     return content
 
 
-def _lines(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(
-        "| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)
-    )
-
-
 def _diffid(result: dict[str, Any]) -> str:
     """DiffID on every model; bold is better than IG, italic worse."""
     summary = {name: part for name, part in result["summary"].items() if part["images"]}
@@ -51,7 +45,7 @@ def _diffid(result: dict[str, Any]) -> str:
             cells.append(f"{_marked(row, 'diffid', 'against IG')} ({soft})")
         known = result["paper"].get(method)
         rows.append([method, *cells, "" if known is None else ", ".join(f"{v:.3f}" for v in known)])
-    return _lines(header, rows)
+    return markdown(header, rows)
 
 
 def _marked(row: dict[str, Any], measure: str, peer: str) -> str:
@@ -66,7 +60,7 @@ def _completeness(result: dict[str, Any]) -> str:
     header = ["mean (worst) gap, % of the change"]
     header += [f"{name}, {part['images']}" for name, part in summary.items()]
     methods = [name for name in next(iter(summary.values())) if name != "images"]
-    return "\n" + _lines(
+    return "\n" + markdown(
         header,
         [
             [m, *(f"{p[m]['mean']:.2f} ({p[m]['worst']:.2f})" for p in summary.values())]
@@ -95,7 +89,7 @@ def _samp(maps: dict[str, Any], names: tuple[str, ...]) -> str:
             ]
         )
     header = ["deletion ↓ / insertion ↑", "SAMP's references", "paper", "other references"]
-    return _lines([*header, "mass / change", "sensitivity-N", "images"], rows)
+    return markdown([*header, "mass / change", "sensitivity-N", "images"], rows)
 
 
 def _speed(result: dict[str, Any]) -> str:
@@ -103,7 +97,7 @@ def _speed(result: dict[str, Any]) -> str:
         [row["subject"], row["peer"], row["model"], f"{row['ratio']:.2f}"]
         for row in result["comparisons"]
     ]
-    return "\n" + _lines(["ours", "peer", "model", "time, ours / peer"], rows)
+    return "\n" + markdown(["ours", "peer", "model", "time, ours / peer"], rows)
 
 
 if __name__ == "__main__":
