@@ -100,13 +100,14 @@ def compact(summaries: Mapping[str, Summary], peer: str) -> str:
     lines = []
     for method in dict.fromkeys(name[0] for name in maps):
         header = [f"{model}, {summary.images}" for model, summary in summaries.items()]
-        lines += [f"\n#### {method}: {' / '.join(shown)}\n", *_rows([method, *header], [])]
+        rows = []
         for name in (n for n in maps if n[0] == method):
             cells = [
                 " / ".join(filter(None, (_marked(summary, m, name, peer) for m in shown)))
                 for summary in summaries.values()
             ]
-            lines.append(f"| {name[1]} | {' | '.join(cells)} |")
+            rows.append([name[1], *cells])
+        lines += [f"\n#### {method}: {' / '.join(shown)}\n", markdown([method, *header], rows)]
     return "\n".join(lines)
 
 
