@@ -167,7 +167,7 @@ def _mnist() -> Subject:
         PartOfImages(every, order[600:700]),
         PartOfImages(every, order[700:]),
         TrainingConfig(
-            steps=2000,
+            steps=1200,
             batch_size=12,
             learning_rate=4e-3,
             grids=(28,),
@@ -183,7 +183,7 @@ def _mnist() -> Subject:
 
 
 def _photographs(name: str, layer: str) -> Subject:
-    """ImageNet samples, cut by class: 376 to train on, 24 to tune on, the other half to report."""
+    """ImageNet samples, cut by class: 388 to train on, 12 to tune on, the other half to report."""
     model, _ = load_model(name)
     seen, reported = (
         ArrayImages(
@@ -200,16 +200,16 @@ def _photographs(name: str, layer: str) -> Subject:
         1000,
         IMAGENET,
         layer,
-        PartOfImages(seen, order[24:]),
-        PartOfImages(seen, order[:24]),
+        PartOfImages(seen, order[12:]),
+        PartOfImages(seen, order[:12]),
         PartOfImages(reported, np.random.default_rng(0).permutation(len(reported)).tolist()),
         TrainingConfig(
-            steps=250,
+            steps=120,
             batch_size=6,
             learning_rate=2e-3,
             grids=(14, 28),
             precision="bf16",
-            evaluate_every=125,
+            evaluate_every=60,
             checkpoint_every=10,
             objective=RankingObjective(
                 RankTransport(regularisation=0.02, normalise="range"), n_percentiles=6

@@ -57,19 +57,23 @@ def error_of(capsys: pytest.CaptureFixture[str], work: Path, *arguments: str | P
     return lines[0].removeprefix("usu: error: ")
 
 
-def test_it_trains_resumes_and_explains(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("reading", [(), ("--gradients",)], ids=["features", "gradients"])
+def test_it_trains_resumes_and_explains(
+    work: Path, capsys: pytest.CaptureFixture[str], reading: tuple[str, ...]
+) -> None:
     (work / "pictures" / "3.png").write_bytes(b"damaged")
-    train(work, "--steps", "4")
+    train(work, "--steps", "4", *reading)
     printed = capsys.readouterr().out
     assert "1 of 8 images could not be read:\n  3.png: " in printed
     assert "of 4: deletion 0." in printed
     assert str(work / "out" / "explainer.safetensors") in printed
     before = load_file(work / "out" / "training.safetensors")
-    train(work, "--steps", "4")
+    train(work, "--steps", "4", *reading)
     after = load_file(work / "out" / "training.safetensors")
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     facts = json.loads((work / "out" / "explainer.json").read_text())
     assert facts["network"]["classes"] == 5
+    assert facts["network"]["gradients"] == bool(reading)
 
     model = timm.create_model("test_resnet", num_classes=5).eval()
     model.load_state_dict(load_file(work / "w.safetensors"))
@@ -91,6 +95,7 @@ def test_another_run_in_the_folder(work: Path, capsys: pytest.CaptureFixture[str
         (("--data", "nowhere"), "folder of images or a .npz file, got 'nowhere'"),
         (("--encoder", "timm:resnet81", "--encoder-weights", "w"), "'resnet81'"),
         (("--encoder", "resnet18"), 'encoder must be "classifier" or "timm:NAME"'),
+        (("--encoder", "timm:test_vit", "--gradients"), "gradients must be False"),
         (("--labelled",), "one folder per class"),
         (("--steps", "0"), "must be at least 1"),
         (("--precision", "fp8"), "fp8"),
