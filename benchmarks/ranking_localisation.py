@@ -29,7 +29,6 @@ from usu_cli.evaluate import Item
 from usu_core import metrics
 
 MEASURES = {"pointing game": metrics.pointing_game, "IoU": metrics.matched_area_iou}
-REFINEMENTS = (3,)
 
 
 def main() -> None:
@@ -74,7 +73,7 @@ def _judge(subject: Subject, network: RankingNetwork, item: Item) -> dict[str, A
     with torch.no_grad():
         target = int(subject.model(image).argmax(1))
     maps = {
-        **refined_maps(subject, network, image, target, REFINEMENTS),
+        **refined_maps(subject, network, image, target, ()),
         **single_pass_maps(subject, image, target),
         "IG": integrated_gradients(subject, image, target),
         "random": torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0)),

@@ -156,14 +156,16 @@ class ClassifierEncoder(nn.Module):
         return lay_out(output, images, self.classifier, layer, options).float()
 
 
-def _gradients(score: Tensor, sources: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    try:
-        return torch.autograd.grad(score, sources)
-    except RuntimeError as error:
+def _gradients(score: Tensor, sources: Sequence[Tensor]) -> list[Tensor]:
+    found: Sequence[Tensor | None] = [None]
+    if score.requires_grad and all(source.requires_grad for source in sources):
+        found = torch.autograd.grad(score, sources, allow_unused=True)
+    if any(gradient is None for gradient in found):
         raise ValueError(
-            "classifier must be differentiable in its layers and images to read gradients: "
-            f"{' '.join(str(error).split())}"
-        ) from error
+            "classifier must be differentiable in its layers and images to read gradients, got "
+            "outputs without one. Try without torch.no_grad() and .detach() in it."
+        )
+    return [gradient for gradient in found if gradient is not None]
 
 
 def _in_own_units(stage: Tensor) -> Tensor:
