@@ -1,7 +1,8 @@
 """Time the ranking explainer against named peers: ``python -m benchmarks.ranking_speed``.
 
 - **One attribution**: the explainer with the small network, against one forward pass of its
-  classifier without gradients. The explainer contains such a pass.
+  classifier without gradients. The explainer contains such a pass. The explainer that reads
+  gradients, against input x gradient: a forward and a backward pass.
 - **One training step**: the network's maps, deletion and insertion for two classes per image, and
   all gradients, against the form that is published: the classifier run anew for each class and
   order, on all 16 percentiles, though the same images serve both classes and the first and last
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from captum.attr import InputXGradient
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -118,6 +120,20 @@ def _comparisons(name: str) -> Iterator[tuple[str, Comparison, dict[str, Any]]]:
             "classifier forward",
             lambda: explainer.attribute(images, target=targets[:, 0]),
             forward,
+            2.0,
+        ),
+        {"batch": len(images)},
+    )
+    reading = build_network(NetworkConfig(classes, shape, gradients=True), model).eval()
+    with_gradients = RankingExplainer(model, reading)
+    inputs = images.clone().requires_grad_()
+    yield (
+        "attribution",
+        Comparison(
+            "attribution with gradients",
+            "input x gradient",
+            lambda: with_gradients.attribute(images, target=targets[:, 0]),
+            lambda: InputXGradient(model).attribute(inputs, target=targets[:, 0]),
             2.0,
         ),
         {"batch": len(images)},
