@@ -117,15 +117,10 @@ def _cifar10() -> Subject:
     """
     files = data_folder() / "cifar10"
     model = folded(data_module().cifar("resnet56")[0])
-    own, test = (np.load(files / name) for name in ("train-10000-jpeg.npz", "test-1000-jpeg.npz"))
-    every = ArrayImages(
-        np.concatenate([own["images"], test["images"]]),
-        np.concatenate([own["labels"], test["labels"]]),
-        (3, 32, 32),
-        IMAGENET,
-    )
-    count = len(own["images"])
-    order = (count + np.random.default_rng(0).permutation(len(test["images"]))).tolist()
+    paths = [files / "train-10000-jpeg.npz", files / "test-1000-jpeg.npz"]
+    every = _stored(paths, (3, 32, 32), IMAGENET)
+    count = 10000
+    order = (count + np.random.default_rng(0).permutation(1000)).tolist()
     unsure = order[300:]
     return Subject(
         model.to(memory_format=torch.channels_last),
@@ -156,7 +151,7 @@ def _mnist() -> Subject:
     """Five layers: 600 test images to train on, 100 to tune on, the other 300 to report."""
     model, _ = data_module().mnist()
     space = ImageSpace((0.1307,), (0.3081,))
-    every = _stored(data_folder() / "mnist" / "test-1000.npz", (1, 28, 28), space)
+    every = _stored([data_folder() / "mnist" / "test-1000.npz"], (1, 28, 28), space)
     order = np.random.default_rng(0).permutation(1000).tolist()
     return Subject(
         model.to(memory_format=torch.channels_last),
@@ -231,6 +226,10 @@ def _small_objective(regularisation: float, n_percentiles: int = 8) -> RankingOb
     )
 
 
-def _stored(path: Path, shape: tuple[int, int, int], space: ImageSpace) -> ArrayImages:
-    with np.load(path) as arrays:
-        return ArrayImages(arrays["images"], arrays["labels"], shape, space)
+def _stored(paths: list[Path], shape: tuple[int, int, int], space: ImageSpace) -> ArrayImages:
+    images, labels = [], []
+    for path in paths:
+        with np.load(path) as arrays:
+            images.append(arrays["images"])
+            labels.append(arrays["labels"])
+    return ArrayImages(np.concatenate(images), np.concatenate(labels), shape, space)

@@ -16,9 +16,7 @@ reported images.
   anew one after another, from the last to the first. The explainer reads the drawn features.
 """
 
-import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,9 +33,9 @@ from benchmarks._common import (
     write_json,
 )
 from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
-from benchmarks._ranking_subjects import Subject, load_subject
+from benchmarks._ranking_subjects import Subject
 from benchmarks._statistics import paired
-from benchmarks.ranking_train import add_network_arguments, case_of, network_key, trained
+from benchmarks.ranking_train import ask, network_key
 from usu_captum import ForwardScore
 from usu_captum.ranking import RankingNetwork, build_network
 from usu_core import metrics
@@ -65,30 +63,22 @@ LAYERS = {
 
 def main() -> None:
     """Measure, print the tables and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=tuple(LAYERS))
-    add_network_arguments(parser)
-    parser.add_argument("--images", type=int, default=60, help="reported images")
-    parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    subject = load_subject(options.name)
-    case, folder = case_of(options)
-    network, _ = trained(subject, folder, gradients=options.gradients)
-    journal, key = folder / "heldout.jsonl", network_key(network)
+    case = ask(__doc__, tuple(LAYERS), images=60)
+    subject, network = case.subject, case.network
+    journal, key = case.folder / "heldout.jsonl", network_key(network)
     records = [r for r in read_journal(journal) if r["network"] == key]
     done = {record["image"] for record in records}
-    for index in tqdm(range(options.images), desc="judging", unit="image"):
+    for index in tqdm(range(case.images), desc="judging", unit="image"):
         if index not in done:
             figures = _judge(subject, network, subject.reported[index].image[None])
             records.append({"network": key, "image": index, "metrics": figures})
             append_journal(journal, records[-1])
-    records = sorted((r for r in records if r["image"] < options.images), key=lambda r: r["image"])
+    records = sorted((r for r in records if r["image"] < case.images), key=lambda r: r["image"])
     summary = summarise([record["metrics"] for record in records])
-    sanity = _sanity(subject, network, LAYERS[options.name])
+    sanity = _sanity(subject, network, LAYERS[case.name])
     _print(summary, sanity)
     write_json(
-        options.out or RESULTS / f"ranking_heldout_{case}.json",
+        case.out or RESULTS / f"ranking_heldout_{case.stem}.json",
         {
             "environment": environment(),
             "images": len(records),
@@ -207,12 +197,17 @@ def _sanity(
     return rows
 
 
-def _print(summary: dict[str, dict[str, Any]], sanity: dict[str, dict[str, float]]) -> None:
+def summary_table(summary: dict[str, dict[str, Any]]) -> str:
+    """Return the means of a summary, and what tells them from the explainer's."""
     rows = [
-        [name, *(f"{row[key]['mean']:.3f} ({row[key].get('p', 1):.0e})" for key in HIGHER)]
+        [name, *(f"{found['mean']:.3f} ({found.get('p', 1):.0e})" for found in row.values())]
         for name, row in summary.items()
     ]
-    print(table(("map", *HIGHER), rows))
+    return table(("map", *next(iter(summary.values()))), rows)
+
+
+def _print(summary: dict[str, dict[str, Any]], sanity: dict[str, dict[str, float]]) -> None:
+    print(summary_table(summary))
     layers = list(next(iter(sanity.values())))
     rows = [[name, *(f"{row[layer]:.2f}" for layer in layers)] for name, row in sanity.items()]
     print(table(("drawn anew down to", *layers), rows))

@@ -1,29 +1,25 @@
 """Do a trained explainer's first pixels lie on the object? COCO masks, which it never saw.
 
-    python -m benchmarks.ranking_localisation resnet18
-    python -m benchmarks.ranking_localisation deit_tiny
+    python -m benchmarks.ranking_localisation resnet18 --gradients
+    python -m benchmarks.ranking_localisation deit_tiny --gradients
 
-Takes the network of ``benchmarks.ranking_train NAME --gradients`` (which trains it if it is not
-there). Only objects of 2 to 60 % of the image, of a class that the first prediction belongs to.
-The pointing game asks for the first pixel, IoU for as many of the first as the mask has.
+Takes the network of ``benchmarks.ranking_train`` (which trains it if it is not there). Only objects
+of 2 to 60 % of the image, of a class that the first prediction belongs to. The pointing game asks
+for the first pixel, IoU for as many of the first as the mask has.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks._common import RESULTS, environment, load_image, table, write_json
+from benchmarks._common import RESULTS, environment, load_image, write_json
 from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
-from benchmarks._ranking_subjects import PHOTOGRAPHS, Subject, load_subject
+from benchmarks._ranking_subjects import PHOTOGRAPHS, Subject
 from benchmarks.localisation import coco_items
-from benchmarks.ranking_heldout import summarise
-from benchmarks.ranking_train import add_network_arguments, case_of, trained
+from benchmarks.ranking_heldout import summarise, summary_table
+from benchmarks.ranking_train import ask
 from usu_captum.ranking import RankingNetwork
 from usu_cli.evaluate import Item
 from usu_core import metrics
@@ -33,26 +29,13 @@ MEASURES = {"pointing game": metrics.pointing_game, "IoU": metrics.matched_area_
 
 def main() -> None:
     """Measure, print the table and write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=tuple(PHOTOGRAPHS))
-    add_network_arguments(parser)
-    parser.add_argument("--images", type=int, default=40, help="at most")
-    parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    subject = load_subject(options.name)
-    case, folder = case_of(options)
-    network, _ = trained(subject, folder, gradients=options.gradients)
-    items = coco_items(options.name, RESULTS / "localisation" / "masks")[: options.images]
-    records = [_judge(subject, network, item) for item in tqdm(items, unit="image")]
+    case = ask(__doc__, tuple(PHOTOGRAPHS), images=40)
+    items = coco_items(case.name, RESULTS / "localisation" / "masks")[: case.images]
+    records = [_judge(case.subject, case.network, item) for item in tqdm(items, unit="image")]
     summary = summarise([record["metrics"] for record in records], dict.fromkeys(MEASURES, True))
-    rows = [
-        [name, *(f"{row[key]['mean']:.3f} ({row[key].get('p', 1):.0e})" for key in MEASURES)]
-        for name, row in summary.items()
-    ]
-    print(table(("map", *MEASURES), rows))
+    print(summary_table(summary))
     write_json(
-        options.out or RESULTS / f"ranking_localisation_{case}.json",
+        case.out or RESULTS / f"ranking_localisation_{case.stem}.json",
         {
             "environment": environment(),
             "images": len(records),
@@ -66,10 +49,7 @@ def _judge(subject: Subject, network: RankingNetwork, item: Item) -> dict[str, A
     image = subject.space.from_raw(load_image(item.path)[None].float() / 255)
     if item.mask is None:
         raise ValueError(f"{item.name} must have a mask.")
-    with Image.open(item.mask) as picture:
-        drawn = np.asarray(picture) > 0
-    top, left = ((side - 224) // 2 for side in drawn.shape)
-    mask = torch.from_numpy(drawn[top : top + 224, left : left + 224].copy())[None]
+    mask = load_image(item.mask)[:1] > 0
     with torch.no_grad():
         target = int(subject.model(image).argmax(1))
     maps = {

@@ -2,8 +2,9 @@
 
     python -m benchmarks.ranking_train cifar10
     python -m benchmarks.ranking_train mnist
-    python -m benchmarks.ranking_train resnet18
     python -m benchmarks.ranking_train cifar10 --gradients
+    python -m benchmarks.ranking_train resnet18 --gradients
+    python -m benchmarks.ranking_train deit_tiny --gradients
 
 Trains the small network on one thread, then explains images that neither training nor the choice
 of settings has seen, for the classifier's top-1 class. Judged by deletion and insertion with 21
@@ -18,6 +19,7 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +55,12 @@ WORK = Path("usu-ranking-train")
 
 def main() -> None:
     """Train, evaluate, print the table and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=NAMES)
-    add_network_arguments(parser)
-    parser.add_argument("--images", type=int, default=120, help="reported images")
-    parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    subject = load_subject(options.name)
-    case, folder = case_of(options)
-    network, seconds = trained(subject, folder, gradients=options.gradients)
-    result = _evaluate(subject, network, options.images, folder / "evaluation.jsonl")
+    case = ask(__doc__, NAMES, images=120)
+    subject, network = case.subject, case.network
+    result = _evaluate(subject, network, case.images, case.folder / "evaluation.jsonl")
     _print(result["summary"])
     write_json(
-        options.out or RESULTS / f"ranking_train_{case}.json",
+        case.out or RESULTS / f"ranking_train_{case.stem}.json",
         {
             "environment": environment(),
             "images": {
@@ -77,22 +71,52 @@ def main() -> None:
             "network": dataclasses.asdict(network.config),
             "trained_weights": sum(p.numel() for p in network.parameters() if p.requires_grad),
             "training": subject.config.record(),
-            "training_seconds": seconds,
+            "training_seconds": case.seconds,
             **result,
         },
     )
 
 
-def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what tells which network is meant, and where it is kept."""
-    parser.add_argument("--gradients", action="store_true", help="that reads gradients too")
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A trained network, and what was asked for on the command line.
+
+    Attributes:
+        name: The subject's.
+        stem: Of files: the name, and whether gradients are read.
+        subject: What the network explains.
+        network: Trained.
+        seconds: As :func:`trained` tells.
+        folder: Of its checkpoints and journals.
+        images: How many to judge, at most.
+        out: Where to write the result, unless in ``benchmarks/results``.
+    """
+
+    name: str
+    stem: str
+    subject: Subject
+    network: RankingNetwork
+    seconds: float | None
+    folder: Path
+    images: int
+    out: Path | None
+
+
+def ask(about: str, names: Sequence[str], *, images: int) -> Case:
+    """Read the command line, and return the network it means, trained if it is not there."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("name", choices=names)
+    parser.add_argument("--gradients", action="store_true", help="the network that reads gradients")
+    parser.add_argument("--images", type=int, default=images, help="to judge, at most")
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
-
-
-def case_of(options: argparse.Namespace) -> tuple[str, Path]:
-    """Return the case's name, for files, and the folder of its checkpoints."""
-    case = f"{options.name}_gradients" if options.gradients else str(options.name)
-    return case, options.work / case
+    parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    subject = load_subject(options.name)
+    stem = f"{options.name}_gradients" if options.gradients else str(options.name)
+    folder = options.work / stem
+    network, seconds = trained(subject, folder, gradients=options.gradients)
+    return Case(options.name, stem, subject, network, seconds, folder, options.images, options.out)
 
 
 def trained(

@@ -117,7 +117,6 @@ class ClassifierEncoder(nn.Module):
     @contextmanager
     def _captured(self) -> Iterator[dict[str, Any]]:
         """Keep what the layers put out, with the classifier in evaluation mode."""
-        modules = dict(self.classifier.named_modules())
         found: dict[str, Any] = {}
 
         def keep(name: str) -> Any:
@@ -128,7 +127,9 @@ class ClassifierEncoder(nn.Module):
 
         handles = []
         try:
-            handles += [modules[name].register_forward_hook(keep(name)) for name in self.layers]
+            for name in self.layers:
+                layer = self.classifier.get_submodule(name)
+                handles.append(layer.register_forward_hook(keep(name)))
             with evaluating(self.classifier):
                 yield found
         finally:
@@ -136,13 +137,13 @@ class ClassifierEncoder(nn.Module):
                 handle.remove()
 
     def _maps(self, found: dict[str, Any], images: Tensor) -> list[Tensor]:
-        modules = dict(self.classifier.named_modules())
-        return [self._map(name, modules[name], found.get(name), images) for name in self.layers]
+        return [self._map(name, found.get(name), images) for name in self.layers]
 
-    def _map(self, name: str, layer: nn.Module, output: Any, images: Tensor) -> Tensor:
+    def _map(self, name: str, output: Any, images: Tensor) -> Tensor:
         if not isinstance(output, Tensor):
             what = "nothing" if output is None else type(output).__name__
             raise ValueError(f"layers must each give one tensor, got {what} from {name!r}.")
+        layer = self.classifier.get_submodule(name)
         key = (name, images.shape[2:])
         if key not in self._layouts:
             self._layouts[key] = _Layout(
