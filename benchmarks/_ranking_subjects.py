@@ -199,12 +199,12 @@ def _photographs(name: str, layer: str) -> Subject:
         PartOfImages(seen, order[:12]),
         PartOfImages(reported, np.random.default_rng(0).permutation(len(reported)).tolist()),
         TrainingConfig(
-            steps=120,
+            steps=480,
             batch_size=6,
             learning_rate=2e-3,
             grids=(14, 28),
             precision="bf16",
-            evaluate_every=60,
+            evaluate_every=120,
             checkpoint_every=10,
             objective=RankingObjective(
                 RankTransport(regularisation=0.02, normalise="range"), n_percentiles=6

@@ -29,7 +29,10 @@ class ClassifierEncoder(nn.Module):
     With ``gradients`` a stage holds twice the channels: the features, and their products with the
     gradient of the class's logit over the mean logit, in units of the products' root mean square.
     The image is then the first stage, averaged to the size of the finest layer. Summed over
-    channels, such products are input x gradient and HiResCAM.
+    channels, such products are input x gradient and HiResCAM. After the stages comes an activation
+    map (B, 1, h, w) of the last one: the mean of HiResCAM and Grad-CAM, each brought to mean 0 and
+    deviation 1. In front of a global average they are the same; elsewhere the first knows where a
+    gradient counts, and the second averages out the noise of a transformer's gradients.
 
     Args:
         classifier: The module that is explained.
@@ -50,7 +53,7 @@ class ClassifierEncoder(nn.Module):
         [(2, 4, 6, 6)]
         >>> encoder = ClassifierEncoder(net, ["1"], gradients=True)
         >>> [tuple(stage.shape) for stage in encoder(images, torch.tensor([0, 1]))]
-        [(2, 6, 6, 6), (2, 8, 6, 6)]
+        [(2, 6, 6, 6), (2, 8, 6, 6), (2, 1, 6, 6)]
     """
 
     trainable = False
@@ -112,7 +115,8 @@ class ClassifierEncoder(nn.Module):
             stages.append(torch.cat([stage.detach(), stage.detach() * gradient], 1))
         height, width = stages[1].shape[2:]
         stages[0] = functional.adaptive_avg_pool2d(stages[0], (height, width))
-        return [_in_own_units(stage) for stage in stages]
+        start = _activation_map(features[-1].detach(), laid_out[-1])
+        return [*(_in_own_units(stage) for stage in stages), start]
 
     @contextmanager
     def _captured(self) -> Iterator[dict[str, Any]]:
@@ -167,6 +171,24 @@ def _gradients(score: Tensor, sources: Sequence[Tensor]) -> list[Tensor]:
             "outputs without one. Try without torch.no_grad() and .detach() in it."
         )
     return [gradient for gradient in found if gradient is not None]
+
+
+def _activation_map(features: Tensor, gradients: Tensor) -> Tensor:
+    """Return the mean of HiResCAM and Grad-CAM in equal units, (B, 1, h, w)."""
+    weights = gradients.mean((2, 3), keepdim=True)
+    return (sum_to_map(features * gradients) + sum_to_map(features * weights)) / 2
+
+
+def sum_to_map(stage: Tensor) -> Tensor:
+    """Return the sum over channels (B, 1, h, w); mean 0 and deviation 1 per image.
+
+    Of a constant map the rounding is not blown up, and zeros stay.
+    """
+    cells = stage.sum(1, keepdim=True)
+    mean, spread = cells.mean((2, 3), keepdim=True), cells.std((2, 3), keepdim=True)
+    limits = torch.finfo(cells.dtype)
+    rounding = limits.eps * cells.abs().amax((2, 3), keepdim=True)
+    return (cells - mean) / (spread + rounding).clamp(min=limits.tiny)
 
 
 def _in_own_units(stage: Tensor) -> Tensor:

@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum._models import evaluating
-from usu_captum.ranking._classifier_features import ClassifierEncoder, default_stages
+from usu_captum.ranking._classifier_features import (
+    ClassifierEncoder,
+    default_stages,
+    sum_to_map,
+)
 from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditioning, head_rows
 from usu_captum.ranking._decoder import Decoder, resized
 from usu_captum.ranking._network_config import CLASSIFIER, NetworkConfig
@@ -23,8 +27,8 @@ class RankingNetwork(nn.Module):
 
     Args:
         config: Its sizes.
-        encoder: Images (B, C, H, W) to a list of maps, finest first; images and targets where the
-            configuration asks for gradients.
+        encoder: Images (B, C, H, W) to a list of maps, finest first; where the configuration asks
+            for gradients, images and targets to such a list and an activation map.
         conditioning: Targets (B,) to (B, class_width).
 
     Shape:
@@ -44,7 +48,8 @@ class RankingNetwork(nn.Module):
         self.conditioning = conditioning
         probe = torch.zeros(1, *config.input_shape)
         with evaluating(encoder), torch.no_grad():
-            stages = self.encode(probe, torch.zeros(1, dtype=torch.int64))
+            found = self.encode(probe, torch.zeros(1, dtype=torch.int64))
+        stages = found[:-1] if config.gradients else found
         self.decoder = Decoder(
             [stage.shape[1] for stage in stages],
             class_width=config.class_width,
@@ -74,33 +79,31 @@ class RankingNetwork(nn.Module):
         return self.decode(self.encode(images, targets), targets)
 
     def encode(self, images: Tensor, targets: Tensor) -> list[Tensor]:
-        """Return the encoder's maps, which depend on the targets for gradients alone."""
+        """Return what the encoder gives, which depends on the targets for gradients alone."""
         stages: list[Tensor] = (
             self.encoder(images, targets) if self.config.gradients else self.encoder(images)
         )
         return stages
 
     def decode(self, stages: Sequence[Tensor], targets: Tensor) -> Tensor:
-        """Rank pixels by maps that the encoder gave."""
+        """Rank pixels by what the encoder gave."""
         description = self.conditioning(targets)
         height, width = self.config.input_shape[1:]
-        scores: Tensor = self.decoder(stages, description, (height, width))
+        maps = stages[:-1] if self.config.gradients else stages
+        scores: Tensor = self.decoder(maps, description, (height, width))
         if self.gain is None:
             return scores
-        return scores + self.gain * self._activation_map(stages[-1], targets, (height, width))
+        start = (
+            stages[-1] if self.config.gradients else self._class_activation_map(stages[-1], targets)
+        )
+        return scores + self.gain * resized(start, (height, width))
 
-    def _activation_map(self, features: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the last stage's map of the class; mean 0 and deviation 1 per image."""
-        if self.config.gradients:
-            cells = features.chunk(2, 1)[1].sum(1, keepdim=True)
-        else:
-            rows: Any = self.conditioning.rows
-            # Half precision would give neighbouring pixels one score, and so no order.
-            with torch.autocast(features.device.type, enabled=False):
-                weights = rows[targets].float()[:, :, None, None]
-                cells = (features.float() * weights).sum(1, keepdim=True)
-        mean, spread = cells.mean((2, 3), keepdim=True), cells.std((2, 3), keepdim=True)
-        return resized((cells - mean) / (spread + torch.finfo(cells.dtype).eps), size)
+    def _class_activation_map(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Return the last stage's map of the class by its row of the head."""
+        rows: Any = self.conditioning.rows
+        # Half precision would give neighbouring pixels one score, and so no order.
+        with torch.autocast(features.device.type, enabled=False):
+            return sum_to_map(features.float() * rows[targets].float()[:, :, None, None])
 
 
 def build_network(

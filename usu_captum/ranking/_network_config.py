@@ -26,9 +26,9 @@ class NetworkConfig:
         conditioning: ``"head"`` (the classifier's own row of the class) or ``"embedding"``.
         readout: ``"film"`` (the class weighs the features' channels) or ``"concat"``.
         prior: What training starts from: ``"cam"``, the class activation map of the last stage by
-            the head's row (with ``gradients``, HiResCAM), which the decoder then only has to
-            improve; ``"flat"`` as published; ``"auto"`` lets :func:`build_network` choose the
-            first where it is defined.
+            the head's row (with ``gradients``, HiResCAM and Grad-CAM), which the decoder then only
+            has to improve; ``"flat"`` as published; ``"auto"`` lets :func:`build_network` choose
+            the first where it is defined.
         class_width: Width of the class's description.
         middle: Channels that each stage is read out to.
         width: Channels of the pyramid.

@@ -24,6 +24,7 @@ from usu_captum.ranking import (
     default_stages,
     head_rows,
 )
+from usu_captum.ranking._classifier_features import sum_to_map
 from usu_captum.ranking._decoder import level_sizes
 
 
@@ -121,7 +122,7 @@ def test_gradients_sum_to_known_attributions(classifier: Any, images: Tensor) ->
     targets = torch.tensor([2, 0, 1])
     encoder = ClassifierEncoder(classifier, ["first", "second"], gradients=True)
     stages = encoder(images, targets)
-    assert [s.shape[1] for s in stages] == [6, 12, 16]
+    assert [s.shape[1] for s in stages] == [6, 12, 16, 1]
 
     def centred(inputs: Tensor) -> Tensor:
         logits = classifier(inputs)
@@ -185,6 +186,32 @@ def test_a_network_that_reads_gradients_starts_from_hirescam(
     both = torch.stack([maps.flatten(1), fine.flatten(1)])
     for own, known in both.unbind(1):
         assert torch.corrcoef(torch.stack([own, known]))[0, 1] > 0.9999
+
+
+def test_without_an_average_the_start_is_half_grad_cam() -> None:
+    """A head with a weight per pixel tells HiResCAM and Grad-CAM apart."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    images = torch.rand(2, 1, 8, 8)
+    start = ClassifierEncoder(net, ["1"], gradients=True)(images, torch.tensor([0, 1]))[-1]
+    features = net[1](net[0](images)).detach()
+    weights = net[3].weight.detach()
+    slopes = (weights - weights.mean(0)).reshape(2, 4, 6, 6)
+    hires = (features * slopes).sum(1)
+    cam = (features * slopes.mean((2, 3), keepdim=True)).sum(1)
+    halves = [
+        (m - m.mean((1, 2), keepdim=True)) / m.std((1, 2), keepdim=True) / 2 for m in (hires, cam)
+    ]
+    torch.testing.assert_close(start[:, 0], halves[0] + halves[1], rtol=1e-4, atol=1e-5)
+
+
+def test_an_activation_map_has_no_scale() -> None:
+    """Small gradients count as much as large ones; a constant and a zero map stay what they are."""
+    stage = torch.rand(2, 3, 4, 4)
+    wanted = sum_to_map(stage)
+    torch.testing.assert_close(sum_to_map(stage * 1e-6), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(wanted.std((2, 3)), torch.ones(2, 1))
+    for constant in (0.0, 0.5):
+        assert not sum_to_map(torch.full((1, 3, 4, 4), constant)).any()
 
 
 def test_gradients_of_an_unpooled_classifier_and_of_tokens() -> None:
