@@ -101,10 +101,13 @@ def shared_pass(
     """Return a pass to share, or ``None`` where Captum's could not serve both ends.
 
     That is: Grad-CAM of one image tensor, a module in evaluation mode (scores are made in it), a
-    gradient scorer, and a Captum that lets the graph be kept (0.8 and later).
+    gradient scorer, and a Captum that lets the graph be kept (0.8 and later). A fill that was
+    chosen is of the image, and asks for the gradient there.
     """
     scorer = getattr(resolve(options.upsampler or "nearest"), "scorer", None)
     if not isinstance(scorer, GradientScorer) or not isinstance(inputs, Tensor):
+        return None
+    if isinstance(scorer.fill, Tensor) or scorer.fill != GradientScorer.fill:
         return None
     if not isinstance(method, captum_attr.LayerGradCam) or method.device_ids is not None:
         return None

@@ -1,12 +1,14 @@
 """``usu-fast`` with Grad-CAM: one forward pass serves the map and the scores."""
 
+from dataclasses import replace
+
 import captum.attr
 import pytest
 import torch
 from torch import Tensor, nn
 
-from usu_captum import LayerGradCam
-from usu_core import CellGrid, resolve
+from usu_captum import ForwardScore, LayerGradCam
+from usu_core import CellGrid, GradientScorer, resolve
 
 
 class Counted(nn.Module):
@@ -77,6 +79,15 @@ def test_without_finer_activations_the_image_is_the_guide(model: Counted, images
     assert fine.shape == (2, 1, 32, 32)
     assert model.passes == 1
     assert bool(torch.isfinite(fine).all())
+
+
+@pytest.mark.parametrize("fill", ["zero", torch.full((3, 1, 1), 0.5)], ids=["name", "tensor"])
+def test_a_chosen_fill_is_heeded(model: Counted, images: Tensor, fill: str | Tensor) -> None:
+    upsampler = replace(resolve("usu-fast"), scorer=GradientScorer(fill=fill))
+    fine = LayerGradCam(model, model.coarse).attribute(images, target=1, upsampler=upsampler)
+    cells = captum.attr.LayerGradCam(model, model.coarse).attribute(images, target=1)
+    expected = upsampler(cells, image=images, score=ForwardScore(model, 1))
+    torch.testing.assert_close(fine, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_training_mode_is_scored_in_a_pass_of_its_own(model: Counted, images: Tensor) -> None:
