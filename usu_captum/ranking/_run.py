@@ -83,6 +83,8 @@ class Run:
         self.curves = Curves(self.folder / CURVES, after=self.state.step) if main else None
         if self.state.finished or self.state.step >= config.steps:
             return
+        if self.state.step == 0 and self.held_out is not None and config.evaluate_every > 0:
+            self._evaluate_start()
         order = BatchOrder(
             len(self.data),
             config.batch_size,
@@ -186,6 +188,12 @@ class Run:
                 self.curves.draw(self.folder / PICTURE)
         self.accelerator.wait_for_everyone()
 
+    def _evaluate_start(self) -> None:
+        """Let the untrained network be the best so far: training must improve on its start."""
+        figures = self._evaluate()
+        if self.curves is not None:
+            self.curves.add(step=0, **_held_out(figures))
+
     def _evaluate(self) -> dict[str, float]:
         """Judge the held-out maps; keep the best network, and see whether to stop."""
         with evaluating(self.network):
@@ -221,12 +229,11 @@ class Run:
         if self.curves is None:
             return
         names = ("loss", "deletion", "insertion", "peak")
-        held_out = {f"held_out_{k}": v for k, v in (figures or {}).items() if k != "step"}
         self.curves.add(
             step=self.state.step,
             **dict(zip(names, parts, strict=True)),
             **{**row, "gradient": float(row["gradient"])},
-            **held_out,
+            **_held_out(figures or {}),
         )
 
     def _save_explainer(self) -> None:
@@ -250,3 +257,8 @@ class Run:
             f"the {what} is not finite at step {self.state.step + 1}. {kept} Try a lower "
             "learning_rate or precision='no', in another folder."
         )
+
+
+def _held_out(figures: dict[str, float]) -> dict[str, float]:
+    """Name figures as the columns of the curves."""
+    return {f"held_out_{name}": value for name, value in figures.items() if name != "step"}

@@ -39,7 +39,8 @@ class TrainingConfig:
         precision: ``"bf16"`` for automatic mixed precision, or ``"no"``.
         seed: Of everything random. A step's draws depend on it and the step's number alone.
         log_every: Steps between rows of the training curve.
-        evaluate_every: Steps between evaluations on held-out images; 0 for none but the last.
+        evaluate_every: Steps between evaluations on held-out images, the first before any step;
+            0 for none but the last.
         checkpoint_every: Steps between checkpoints; the last step always writes one.
         patience: Stop after so many evaluations without a better one; 0 for never.
         workers: Processes per process that read images.
