@@ -102,11 +102,11 @@ def test_it_writes_what_it_says(
     assert torch.equal(loaded(images, targets), result.network(images, targets))
     found = rows(folder)
     assert tuple(found[0]) == COLUMNS
-    assert [int(r["step"]) for r in found] == [1, 2, 3, 4, 5, 6]
-    assert [bool(r["held_out_deletion"]) for r in found] == [False, False, True] * 2
-    assert float(found[0]["temperature"]) == 1.0
+    assert [int(r["step"]) for r in found] == [0, 1, 2, 3, 4, 5, 6]
+    assert [bool(r["held_out_deletion"]) for r in found] == [True, *[False, False, True] * 2]
+    assert float(found[1]["temperature"]) == 1.0
     assert float(found[-1]["temperature"]) == pytest.approx(0.3)
-    assert {r["grid"] for r in found} <= {"4", "8"}
+    assert {r["grid"] for r in found[1:]} <= {"4", "8"}
     facts = json.loads((folder / "explainer.json").read_text())
     assert facts["metrics"] == result.best
     assert facts["training"]["objective"]["sorter"]["name"] == "RankTransport"
@@ -195,7 +195,7 @@ def test_an_interrupted_run_goes_on_exactly(
         patch.setattr(_run.Run, "_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train("stopped")
-    assert len(rows(tmp_path / "stopped")) == 3
+    assert len(rows(tmp_path / "stopped")) == 4
     train("stopped")
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
     assert rows(tmp_path / "whole") == rows(tmp_path / "stopped")
@@ -315,11 +315,11 @@ def test_a_finished_run_is_not_repeated(
 
 
 def test_early_stop(train: Callable[..., Any], tmp_path: Path) -> None:
-    """At a rate that changes nothing, the first evaluation stays the best."""
+    """At a rate that changes nothing, the evaluation before the first step stays the best."""
     still = replace(QUICK, steps=50, evaluate_every=1, patience=3, learning_rate=1e-12)
     result = train(settings=replace(still, weight_decay=0.0))
-    assert (result.steps, result.best["step"]) == (4, 1)
-    assert train(settings=replace(still, weight_decay=0.0)).steps == 4
+    assert (result.steps, result.best["step"]) == (3, 0)
+    assert train(settings=replace(still, weight_decay=0.0)).steps == 3
 
 
 def test_no_trace(
