@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ class Curves:
             self.rows = [row for row in whole if int(row["step"]) <= after]
         write_text(path, self._text(self.rows, header=True))
 
-    def add(self, **values: Any) -> None:
-        """Append a row; columns that are not given stay empty."""
+    def add(self, held_out: Mapping[str, float] | None = None, **values: Any) -> None:
+        """Append a row, with figures of held-out images or without; other columns stay empty."""
+        values |= {f"held_out_{name}": value for name, value in (held_out or {}).items()}
         row = {name: _cell(values.get(name)) for name in COLUMNS}
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8", newline="") as file:

@@ -192,7 +192,7 @@ class Run:
         """Let the untrained network be the best so far: training must improve on its start."""
         figures = self._evaluate()
         if self.curves is not None:
-            self.curves.add(step=0, **_held_out(figures))
+            self.curves.add(figures, step=0)
 
     def _evaluate(self) -> dict[str, float]:
         """Judge the held-out maps; keep the best network, and see whether to stop."""
@@ -230,10 +230,10 @@ class Run:
             return
         names = ("loss", "deletion", "insertion", "peak")
         self.curves.add(
+            figures,
             step=self.state.step,
             **dict(zip(names, parts, strict=True)),
             **{**row, "gradient": float(row["gradient"])},
-            **_held_out(figures or {}),
         )
 
     def _save_explainer(self) -> None:
@@ -257,8 +257,3 @@ class Run:
             f"the {what} is not finite at step {self.state.step + 1}. {kept} Try a lower "
             "learning_rate or precision='no', in another folder."
         )
-
-
-def _held_out(figures: dict[str, float]) -> dict[str, float]:
-    """Name figures as the columns of the curves."""
-    return {f"held_out_{name}": value for name, value in figures.items() if name != "step"}
