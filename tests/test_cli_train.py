@@ -118,3 +118,12 @@ def test_strict(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_of(capsys, work, "--steps", "1", "--strict")
     assert ".png: cannot identify image file" in message
     assert "must hold an image that can be read" in error_of(capsys, work, "--steps", "1")
+
+
+def test_training_that_does_not_help_says_so(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(work, "--steps", "2", "--learning-rate", "1e-12")
+    printed = capsys.readouterr().out
+    assert "best at step 0 of 2" in printed
+    assert "no step improved on the untrained network" in printed

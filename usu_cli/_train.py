@@ -105,6 +105,8 @@ def run_train(options: TrainOptions) -> None:
             f"{result.best['deletion']:.4f}, insertion {result.best['insertion']:.4f} on "
             f"{len(held_out)} held-out images"
         )
+        if result.best["step"] == 0:
+            print("no step improved on the untrained network: try more steps, or more images")
     print(f"trained explainer: {result.path}")
 
 
