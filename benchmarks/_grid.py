@@ -1,7 +1,8 @@
 """Run ``usu evaluate`` on the data folder's models, and write all of it as one result."""
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from benchmarks._common import (
 from usu_cli._models import Classifier
 from usu_cli._preprocessing import Preprocessing
 from usu_cli.evaluate import Item, Plan, Summary, evaluate, read_records, summarise
-from usu_cli.evaluate._summary import MapName
-from usu_cli.evaluate._tables import comparisons, means, note
+from usu_cli.evaluate._statistics import Paired
+from usu_cli.evaluate._summary import Comparison, MapName
+from usu_cli.evaluate._tables import means, note
 from usu_core import resolve
 
 LAYERS = {
@@ -30,7 +32,19 @@ OPERATORS = (
     "bilinear", "nearest", "bicubic", "bilinear-conserving", "usu", "iwmr", "iwmr-mass",
     "tilted", "score-map",
 )  # fmt: skip
+CAMS = (
+    "GradCAM", "LayerCAM", "GradCAMPlusPlus", "FullGrad", "FinerCAM", "LayerIntegratedGradients",
+)  # fmt: skip
+SAME_BEFORE_AN_AVERAGE = ("HiResCAM", "XGradCAM", "ShapleyCAM")
 _HALF = (0.5, 0.5, 0.5)
+
+
+def cams(model: str) -> tuple[str, ...]:
+    """Return the layer attributions that differ on a model.
+
+    The CNNs end in a global average, before which ``SAME_BEFORE_AN_AVERAGE`` are Grad-CAM.
+    """
+    return CAMS + (SAME_BEFORE_AN_AVERAGE if model == "deit_tiny" else ())
 
 
 def classifier(name: str) -> Classifier:
@@ -64,12 +78,12 @@ def run(name: str, items: Sequence[Item], chosen: Plan, folder: Path) -> None:
 
 
 def publish(folders: Mapping[str, Path], against: Sequence[str], out: Path) -> dict[str, Summary]:
-    """Sum up each model's records, print Markdown tables, and write the result.
+    """Sum up each model's records, print its means, and write the result.
 
     Args:
         folders: Where each model's records are.
         against: What maps are compared with; values are marked against the first.
-        out: The result.
+        out: The result, for :func:`published` to read.
 
     Returns:
         What was found, by model.
@@ -82,53 +96,57 @@ def publish(folders: Mapping[str, Path], against: Sequence[str], out: Path) -> d
             continue
         summaries[name] = summarise(records, against)
         models[name] = _content(summaries[name])
-        print(_markdown(name, summaries[name], against))
-    print(compact(summaries, against[0]))
+        print(f"\n### {name}, {summaries[name].images} images\n")
+        print(markdown(*means(summaries[name], against[0])))
+    print(f"\n{note(against[0])}")
     write_json(out, {"environment": environment(), "against": list(against), "models": models})
     return summaries
 
 
-def compact(summaries: Mapping[str, Summary], peer: str) -> str:
-    """Return Markdown with a table per method: a row per map, the models side by side.
-
-    Cells hold the metrics in the order of the summary, bold where better and italic where worse
-    than ``peer`` at p < 0.05, corrected by Holm.
-    """
-    first = next(iter(summaries.values()))
-    shown = [m for m in first.metrics if m not in ("mass-error", "sparseness")]
-    maps = dict.fromkeys(name for summary in summaries.values() for name in summary.maps)
-    lines = []
-    for method in dict.fromkeys(name[0] for name in maps):
-        header = [f"{model}, {summary.images}" for model, summary in summaries.items()]
-        rows = []
-        for name in (n for n in maps if n[0] == method):
-            cells = [
-                " / ".join(filter(None, (_marked(summary, m, name, peer) for m in shown)))
-                for summary in summaries.values()
-            ]
-            rows.append([name[1], *cells])
-        lines += [f"\n#### {method}: {' / '.join(shown)}\n", markdown([method, *header], rows)]
-    return "\n".join(lines)
+def published(path: Path) -> dict[str, Summary]:
+    """Return what :func:`publish` wrote, by model, but for curves and errors."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {name: _summary(model) for name, model in content["models"].items()}
 
 
-def _marked(summary: Summary, metric: str, name: MapName, peer: str) -> str:
-    mean = summary.mean(metric, name)
-    if mean is None:
-        return ""
-    compared = [
-        c
-        for c in summary.comparisons
-        if (c.metric, c.subject) == (metric, name) and peer in c.peer and c.holm < 0.05
-    ]
-    mark = "" if not compared else "**" if compared[0].result.gain > 0 else "_"
-    return f"{mark}{mean:.3f}{mark}"
+def _summary(model: Mapping[str, Any]) -> Summary:
+    fields = [field.name for field in dataclasses.fields(Paired)]
+    return Summary(
+        images=model["images"],
+        metrics=tuple(model["values"]),
+        maps=tuple(_name(text) for text in model["evaluations"]),
+        values={
+            (metric, _name(text)): by_image
+            for metric, maps in model["values"].items()
+            for text, by_image in maps.items()
+        },
+        curves={},
+        evaluations={_name(text): value for text, value in model["evaluations"].items()},
+        comparisons=tuple(
+            Comparison(
+                row["metric"],
+                _name(row["map"]),
+                _name(row["peer"]),
+                Paired(**{field: row[field] for field in fields}),
+                row["holm"],
+                row["bonferroni"],
+            )
+            for row in model["comparisons"]
+        ),
+        errors=(),
+    )
+
+
+def _name(text: str) -> MapName:
+    method, upsampler = text.split(" | ")
+    return method, upsampler
 
 
 def _content(summary: Summary) -> dict[str, Any]:
     values: dict[str, dict[str, dict[str, float]]] = {}
     for (metric, name), by_image in summary.values.items():
         values.setdefault(metric, {})[" | ".join(name)] = {
-            image: round(value, 6) for image, value in by_image.items()
+            image: _short(value) for image, value in by_image.items()
         }
     return {
         "images": summary.images,
@@ -139,9 +157,9 @@ def _content(summary: Summary) -> dict[str, Any]:
                 "metric": c.metric,
                 "map": " | ".join(c.subject),
                 "peer": " | ".join(c.peer),
-                **asdict(c.result),
-                "holm": c.holm,
-                "bonferroni": c.bonferroni,
+                **{key: _short(value) for key, value in dataclasses.asdict(c.result).items()},
+                "holm": _short(c.holm),
+                "bonferroni": _short(c.bonferroni),
             }
             for c in summary.comparisons
         ],
@@ -149,10 +167,9 @@ def _content(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _markdown(name: str, summary: Summary, against: Sequence[str]) -> str:
-    lines = [f"\n### {name}, {summary.images} images\n", markdown(*means(summary, against[0]))]
-    lines += ["", note(against[0]), "", f"#### {name}, compared\n"]
-    return "\n".join([*lines, markdown(*comparisons(summary.comparisons))])
+def _short(value: float) -> float:
+    """Return six significant digits; counts stay integers."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def data(*parts: str) -> Path:

@@ -201,7 +201,7 @@ def _photographs(name: str, layer: str) -> Subject:
         TrainingConfig(
             steps=240,
             batch_size=6,
-            learning_rate=3e-4,  # ten times as much forgets the activation map it starts from
+            learning_rate=3e-4,
             grids=(14, 28),
             rivals=0.1,
             precision="bf16",

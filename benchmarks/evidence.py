@@ -5,12 +5,17 @@ model evaluations.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 
 from benchmarks._common import RESULTS, ROOT
+from benchmarks._grid import published
+from benchmarks._grid_tables import CONTROLS as EQUAL_COST
+from benchmarks._grid_tables import SUBJECTS, differences, gains, maps_of, means, verdicts
+from usu_cli.evaluate import Summary
 
 PICTURE = ROOT / "docs" / "images" / "budget.png"
 SHOWN = ("nearest", "bilinear", "usu", "usu-fast", "iwmr", "iwmr-mass", "tilted")
@@ -23,18 +28,50 @@ COMPARED = (
     ("usu, shuffled", "nearest"),
     ("usu", "usu, shuffled"),
 )
+PEERS = ("bilinear", "nearest", "score-map", "RISE", "Lime", "Occlusion")
+AIMED_AT = ("GradCAM", "LayerCAM", "HiResCAM")
 CONTROLS = ("usu, shuffled", "score-map", "RISE", "random")
 
 
 def main() -> None:
-    """Print the tables and draw the picture, for the results that are there."""
+    """Print the tables and draw the picture."""
     held_out = _read("photographs.json")
     print(_compact(held_out["summary"]))
     print(f"\n{_differences(held_out['summary'])}")
+    _equal_cost(published(RESULTS / "faithfulness.json"))
+    _on_the_object(published(RESULTS / "localisation.json"))
     for model, summary in held_out["summary"].items():
-        print(f"\n**{model}**, {summary['images']} images\n")
+        print(f"\n### {model}, {summary['images']} images\n")
         print(_faithfulness(summary["maps"]))
     _draw(_read("photographs_budget.json"))
+
+
+def _equal_cost(models: Mapping[str, Summary]) -> None:
+    """Print how CAMs, upsamplers and controls compare by deletion, insertion and infidelity."""
+    curves = ("deletion", "insertion")
+    judged = (*curves, "infidelity")
+    print("\n### Against explanations of equal cost\n")
+    print(means(models, curves, maps_of(models, ("GradCAM", *EQUAL_COST)), "bilinear"))
+    print(f"\n{differences(models, 'GradCAM', PEERS)}")
+    print(f"\n{verdicts(models, judged)}")
+    print("\n" + gains(models, judged, AIMED_AT, "usu", ("bilinear", "nearest", "bicubic")))
+    shown = [name for name in maps_of(models) if name[1] in ("bilinear", *SUBJECTS)]
+    print("\n" + means(models, curves, [n for n in shown if n[0] != "GradCAM"], "bilinear"))
+    for way in ("bilinear", "usu"):
+        errors = [s.mean("mass-error", n) for s in models.values() for n in s.maps if n[1] == way]
+        known = [error for error in errors if error is not None]
+        print(f"\nmass error of {way}, mean over images: {min(known):.2g} to {max(known):.2g}")
+
+
+def _on_the_object(sets: Mapping[str, Summary]) -> None:
+    """Print how much of the maps is on the object."""
+    metrics = ("pointing-game", "concentration", "iou")
+    for kind in ("coco", "voc"):
+        start = f"{kind}, "
+        models = {k.removeprefix(start): s for k, s in sets.items() if k.startswith(start)}
+        print(f"\n### On the object, {kind}\n")
+        print(means(models, metrics, maps_of(models, ("GradCAM", "random")), "bilinear"))
+        print(f"\n{verdicts(models, metrics)}")
 
 
 def _read(name: str) -> dict[str, Any]:

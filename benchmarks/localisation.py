@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks._common import MODELS, RESULTS
-from benchmarks._grid import data, plan, publish, run
+from benchmarks._grid import cams, data, plan, publish, run
 from usu_cli.evaluate import Item
 
 METRICS = ("pointing-game", "concentration", "iou")
@@ -38,7 +38,8 @@ def main() -> None:
             folders[key] = options.records / kind / name
             items = find(name, options.records / "masks")[: options.images]
             if name in options.models:
-                chosen = plan(name, ("GradCAM", "LayerCAM", "random"), METRICS)
+                methods = cams(name) if kind == "coco" else ("GradCAM", "LayerCAM")
+                chosen = plan(name, (*methods, "random"), METRICS)
                 run(name, items, chosen, folders[key])
     publish(folders, ("bilinear", "nearest", "score-map"), options.out)
 
