@@ -64,10 +64,11 @@ def judge_source(
     space: ImageSpace | None,
     batch_size: int,
     device: torch.device,
+    strict: bool = False,
     process: int = 0,
     processes: int = 1,
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Sum :func:`judge` over this process's share of a source.
+    """Sum :func:`judge` over this process's share of a source; ``strict`` raises as training does.
 
     Returns:
         (3,): the sums of deletion and insertion and the number of images, float64; and what could
@@ -82,6 +83,8 @@ def judge_source(
             try:
                 images.append(source[index].image)
             except UnreadableImageError as error:
+                if strict:
+                    raise
                 unreadable.append(str(error))
         if images:
             batch = torch.stack(images).to(device)

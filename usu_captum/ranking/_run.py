@@ -205,13 +205,15 @@ class Run:
                 space=self.space,
                 batch_size=self.config.batch_size,
                 device=self.device,
+                strict=self.config.strict,
                 process=self.accelerator.process_index,
                 processes=self.accelerator.num_processes,
             )
         self.state.note_unreadable(unreadable)
         total = self.accelerator.reduce(total.to(self.device), "sum").cpu()
         if not total[2]:
-            raise ValueError("held_out must hold images that can be read, got none.")
+            first = "".join(f" The first: {reason}." for reason in unreadable[:1])
+            raise ValueError(f"held_out must hold an image that can be read, got none.{first}")
         deletion, insertion = (total[:2] / total[2]).tolist()
         figures = {"step": self.state.step, "deletion": deletion, "insertion": insertion}
         best = self.state.best

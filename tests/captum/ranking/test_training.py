@@ -21,6 +21,7 @@ from usu_captum.ranking import (
     ArrayImages,
     DatasetImages,
     NetworkConfig,
+    PartOfImages,
     RankingNetwork,
     RankingObjective,
     RankTransport,
@@ -410,6 +411,12 @@ def test_unreadable_images_are_reported(
         train_explainer(
             classifier, network, data, replace(settings, strict=True), tmp_path / "b",
             progress=False,
+        )  # fmt: skip
+    readable = PartOfImages(data, [0, 1, 2, 3])
+    with pytest.raises(ValueError, match="item 5"):
+        train_explainer(
+            classifier, network, readable, replace(settings, strict=True), tmp_path / "c",
+            held_out=PartOfImages(data, [4, 5]), progress=False,
         )  # fmt: skip
 
 
