@@ -120,6 +120,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def emphasised(value: float, gain: float | None) -> str:
+    """Return three decimals: bold for a sure gain, italic for a sure loss, plain for ``None``."""
+    if gain is None:
+        return f"{value:.3f}"
+    return f"**{value:.3f}**" if gain > 0 else f"_{value:.3f}_"
+
+
 def class_names() -> list[str]:
     """Return the 1000 class names, shortened to their first synonym."""
     with (data_folder() / "imagenet" / "labels.csv").open(encoding="utf-8") as file:

@@ -1,13 +1,13 @@
 """Markdown tables of grids: maps in rows, models side by side."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks._common import markdown
+from benchmarks._common import emphasised, markdown
 from usu_cli.evaluate import Summary
 from usu_cli.evaluate._maps import AS_IS
-from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._statistics import Array, paired
 from usu_cli.evaluate._summary import Comparison, MapName, label
 
@@ -53,16 +53,13 @@ def gains(
 ) -> str:
     """Return the mean gain of one upsampler over others, with p corrected by Holm."""
     rows = []
-    for method in methods:
-        for metric in metrics:
-            for peer in peers:
-                pair = [
-                    _found(summary, metric, (method, subject), (method, peer))
-                    for summary in summaries.values()
-                ]
-                if any(pair):
-                    cells = [f"{c.result.gain:+.3f}, p {c.holm:.3f}" if c else "" for c in pair]
-                    rows.append([f"{method}, {metric}, over {peer}", *cells])
+    for method, metric, peer in itertools.product(methods, metrics, peers):
+        found = [
+            _found(summary, metric, (method, subject), (method, peer))
+            for summary in summaries.values()
+        ]
+        cells = [f"{c.result.gain:+.3f}, p {c.holm:.3f}" if c else "" for c in found]
+        rows.append([f"{method}, {metric}, over {peer}", *cells])
     return markdown([f"gain of {subject}", *_heads(summaries)], rows)
 
 
@@ -91,16 +88,13 @@ def differences(summaries: Mapping[str, Summary], method: str, peers: Sequence[s
     """Return insertion minus deletion of a method's maps, and p (uncorrected) against peers."""
     places = {peer: (peer, AS_IS) if peer in CONTROLS else (method, peer) for peer in peers}
     subjects = {name: (method, name) for name in SUBJECTS}
+    models = [_gaps(summary) for summary in summaries.values()]
     rows = []
     for name, place in (places | subjects | {"random": ("random", AS_IS)}).items():
-        rows.append([name, *(f"{_gap(s, place).mean():.3f}" for s in summaries.values())])
-    for subject, place in subjects.items():
-        for peer, other in places.items():
-            cells = []
-            for summary in summaries.values():
-                result = paired(_gap(summary, place) - _gap(summary, other))
-                cells.append(f"{result.gain:+.3f}, p {result.p:.3f}")
-            rows.append([f"{subject} over {peer}", *cells])
+        rows.append([name, *(f"{gaps[place].mean():.3f}" for gaps in models)])
+    for subject, peer in itertools.product(subjects, places):
+        found = [paired(gaps[subjects[subject]] - gaps[places[peer]]) for gaps in models]
+        rows.append([f"{subject} over {peer}", *(f"{r.gain:+.3f}, p {r.p:.3f}" for r in found)])
     return markdown(["insertion - deletion", *_heads(summaries)], rows)
 
 
@@ -124,14 +118,16 @@ def _marked(summary: Summary, metric: str, name: MapName, peer: str) -> str:
     if mean is None:
         return ""
     compared = _found(summary, metric, name, (name[0], peer))
-    if compared is None or compared.holm >= LEVEL or MEASURES[metric].higher_is_better is None:
-        return f"{mean:.3f}"
-    return f"**{mean:.3f}**" if compared.result.gain > 0 else f"_{mean:.3f}_"
+    sure = compared is not None and compared.holm < LEVEL
+    return emphasised(mean, compared.result.gain if compared and sure else None)
 
 
-def _gap(summary: Summary, name: MapName) -> Array:
-    """Insertion minus deletion of a map, on the images that have every map."""
+def _gaps(summary: Summary) -> dict[MapName, Array]:
+    """Return insertion minus deletion of every map, on the images that have all of them."""
     measured = [set(summary.values[m, n]) for m in _CURVES for n in summary.maps]
     common = sorted(set.intersection(*measured))
-    low, high = (summary.values[metric, name] for metric in _CURVES)
-    return np.array([high[image] - low[image] for image in common])
+    low, high = (
+        {n: np.array([summary.values[m, n][image] for image in common]) for n in summary.maps}
+        for m in _CURVES
+    )
+    return {name: high[name] - low[name] for name in summary.maps}

@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks._common import RESULTS, ROOT
+from benchmarks._common import RESULTS, ROOT, emphasised
 from benchmarks._grid import published
 from benchmarks._grid_tables import CONTROLS as EQUAL_COST
 from benchmarks._grid_tables import SUBJECTS, differences, gains, maps_of, means, verdicts
@@ -121,11 +121,9 @@ _METRICS = ("deletion", "insertion", "gap", "correlation", "infidelity")
 
 def _marked(row: dict[str, Any], metric: str) -> str:
     """A value, bold where better than bilinear and italic where worse, at p < 0.05."""
-    text = f"{row[metric]:.3f}"
     against = row.get("against bilinear", {}).get(metric)
-    if against is None or against["p"] >= 0.05:
-        return text
-    return f"**{text}**" if against["gain"] > 0 else f"_{text}_"
+    sure = against is not None and against["p"] < 0.05
+    return emphasised(row[metric], against["gain"] if sure else None)
 
 
 def _draw(result: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from benchmarks._grid_tables import CONTROLS
 from usu_cli.evaluate import Summary, _plots
 
 METRICS = ("deletion", "insertion", "correlation", "infidelity", "mass-error", "sparseness")
-PEERS = ("bilinear", "nearest", "bicubic", "score-map", "RISE", "Lime", "Occlusion")
+PEERS = ("bilinear", "nearest", "bicubic")
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def main() -> None:
                 methods = cams(name) if kind == "coco" else ("GradCAM", "LayerCAM")
                 chosen = plan(name, (*methods, "random"), METRICS)
                 run(name, items, chosen, folders[key])
-    publish(folders, ("bilinear", "nearest", "score-map"), options.out)
+    publish(folders, ("bilinear",), options.out)
 
 
 def coco_items(model: str, masks: Path) -> list[Item]:

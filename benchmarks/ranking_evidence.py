@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._common import RESULTS, markdown
+from benchmarks._common import RESULTS, emphasised, markdown
 from benchmarks._ranking_maps import PASSES
 from benchmarks._ranking_subjects import NAMES
 from benchmarks._statistics import paired
@@ -78,11 +78,9 @@ def _measured(records: Records, measures: dict[str, bool], *, passes: bool) -> s
 
 
 def _marked(values: np.ndarray, own: np.ndarray, higher: bool) -> str:
-    text = f"{values.mean():.3f}"
     found = paired(values - own, higher)
-    if found["p"] >= 0.05 or (found["gain"] > 0) != (found["wins"] > 0.5):
-        return text
-    return f"**{text}**" if found["gain"] > 0 else f"_{text}_"
+    sure = found["p"] < 0.05 and (found["gain"] > 0) == (found["wins"] > 0.5)
+    return emphasised(float(values.mean()), found["gain"] if sure else None)
 
 
 def _sanity(name: str) -> str:

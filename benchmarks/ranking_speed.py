@@ -102,42 +102,28 @@ def _comparisons(name: str) -> Iterator[tuple[str, Comparison, dict[str, Any]]]:
     model, images = _case(name, BATCH[name])
     with torch.no_grad():
         targets = model(images).topk(2).indices
-    shape = (images.shape[1], images.shape[2], images.shape[3])
     torch.manual_seed(0)
-    classes = int(model(images[:1]).shape[1])
-    network = build_network(NetworkConfig(classes, shape), model).eval()
-    explainer = RankingExplainer(model, network)
+    network, reading = (_network(model, images, gradients=reads) for reads in (False, True))
 
     def forward() -> Tensor:
         with torch.no_grad():
             result: Tensor = model(images)
         return result
 
-    yield (
-        "attribution",
-        Comparison(
-            "attribution",
-            "classifier forward",
-            lambda: explainer.attribute(images, target=targets[:, 0]),
-            forward,
-            2.0,
-        ),
-        {"batch": len(images)},
-    )
-    reading = build_network(NetworkConfig(classes, shape, gradients=True), model).eval()
-    with_gradients = RankingExplainer(model, reading)
     inputs = images.clone().requires_grad_()
-    yield (
-        "attribution",
-        Comparison(
+    for subject, subjects_network, peer, run_peer in (
+        ("attribution", network, "classifier forward", forward),
+        (
             "attribution with gradients",
+            reading,
             "input x gradient",
-            lambda: with_gradients.attribute(images, target=targets[:, 0]),
-            lambda: InputXGradient(model).attribute(inputs, target=targets[:, 0]),
-            2.0,
+            functools.partial(InputXGradient(model).attribute, inputs, target=targets[:, 0]),
         ),
-        {"batch": len(images)},
-    )
+    ):
+        run = functools.partial(
+            RankingExplainer(model, subjects_network).attribute, images, target=targets[:, 0]
+        )
+        yield "attribution", Comparison(subject, peer, run, run_peer, 2.0), {"batch": len(images)}
     count = STEP_BATCH[name]
     some, both = images[:count], targets[:count]
     ours, theirs = (
@@ -153,6 +139,13 @@ def _comparisons(name: str) -> Iterator[tuple[str, Comparison, dict[str, Any]]]:
         Comparison("training step", "separate passes", ours, theirs, 0.6),
         {"batch": count, "apart": apart(*gradients)},
     )
+
+
+def _network(model: nn.Module, images: Tensor, *, gradients: bool) -> RankingNetwork:
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    with torch.no_grad():
+        classes = int(model(images[:1]).shape[1])
+    return build_network(NetworkConfig(classes, shape, gradients=gradients), model).eval()
 
 
 def step(

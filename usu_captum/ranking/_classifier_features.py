@@ -115,7 +115,7 @@ class ClassifierEncoder(nn.Module):
             stages.append(torch.cat([stage.detach(), stage.detach() * gradient], 1))
         height, width = stages[1].shape[2:]
         stages[0] = functional.adaptive_avg_pool2d(stages[0], (height, width))
-        start = _activation_map(features[-1].detach(), laid_out[-1])
+        start = _activation_map(stages[-1], laid_out[-1])
         return [*(_in_own_units(stage) for stage in stages), start]
 
     @contextmanager
@@ -173,10 +173,11 @@ def _gradients(score: Tensor, sources: Sequence[Tensor]) -> list[Tensor]:
     return [gradient for gradient in found if gradient is not None]
 
 
-def _activation_map(features: Tensor, gradients: Tensor) -> Tensor:
-    """Return the mean of HiResCAM and Grad-CAM in equal units, (B, 1, h, w)."""
+def _activation_map(stage: Tensor, gradients: Tensor) -> Tensor:
+    """Return the mean of HiResCAM and Grad-CAM of a stage in equal units, (B, 1, h, w)."""
+    features, products = stage.chunk(2, 1)
     weights = gradients.mean((2, 3), keepdim=True)
-    return (sum_to_map(features * gradients) + sum_to_map(features * weights)) / 2
+    return (sum_to_map(products) + sum_to_map(features * weights)) / 2
 
 
 def sum_to_map(stage: Tensor) -> Tensor:
