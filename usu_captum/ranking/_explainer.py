@@ -10,7 +10,7 @@ from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
 from usu_captum._models import evaluating
-from usu_captum.ranking._network import RankingNetwork
+from usu_captum.ranking._network import Encoded, RankingNetwork
 from usu_captum.ranking._objective import RankingObjective
 from usu_captum.ranking._refine import GRIDS, NAMES, refine, refine_with
 from usu_captum.ranking._refine_inputs import as_targets, stack_references
@@ -168,10 +168,10 @@ class RankingExplainer(Attribution):
         for i in range(len(images)):
             own = slice(i, i + 1)
             with torch.no_grad():
-                stages = self.network.encode(images[own], targets[own])
+                encoded = self.network.encode(images[own], targets[own])
 
-            def make(own: slice = own, stages: Sequence[Tensor] = stages) -> Tensor:
-                return self.network.decode(stages, targets[own])
+            def make(own: slice = own, encoded: Encoded = encoded) -> Tensor:
+                return self.network.decode(encoded, targets[own])
 
             arguments = {
                 **options,

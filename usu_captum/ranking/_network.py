@@ -1,9 +1,8 @@
 """The network that ranks pixels: an encoder, a class, a decoder."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,18 @@ from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditio
 from usu_captum.ranking._decoder import Decoder, resized
 from usu_captum.ranking._network_config import CLASSIFIER, NetworkConfig
 from usu_captum.ranking._timm_encoder import TimmEncoder
+
+
+class Encoded(NamedTuple):
+    """What an encoder gives for some images and targets.
+
+    Attributes:
+        stages: Maps (B, C, h, w), finest first.
+        start: An activation map of the targets (B, 1, h, w), or ``None``.
+    """
+
+    stages: list[Tensor]
+    start: Tensor | None
 
 
 class RankingNetwork(nn.Module):
@@ -48,8 +59,7 @@ class RankingNetwork(nn.Module):
         self.conditioning = conditioning
         probe = torch.zeros(1, *config.input_shape)
         with evaluating(encoder), torch.no_grad():
-            found = self.encode(probe, torch.zeros(1, dtype=torch.int64))
-        stages = found[:-1] if config.gradients else found
+            stages, _ = self._read(probe, torch.zeros(1, dtype=torch.int64))
         self.decoder = Decoder(
             [stage.shape[1] for stage in stages],
             class_width=config.class_width,
@@ -78,25 +88,26 @@ class RankingNetwork(nn.Module):
         """Rank the pixels of ``images`` for ``targets``."""
         return self.decode(self.encode(images, targets), targets)
 
-    def encode(self, images: Tensor, targets: Tensor) -> list[Tensor]:
-        """Return what the encoder gives, which depends on the targets for gradients alone."""
-        stages: list[Tensor] = (
-            self.encoder(images, targets) if self.config.gradients else self.encoder(images)
-        )
-        return stages
+    def encode(self, images: Tensor, targets: Tensor) -> Encoded:
+        """Return what the decoder reads, and the map it starts from."""
+        stages, start = self._read(images, targets)
+        if self.gain is not None and start is None:
+            start = self._class_activation_map(stages[-1], targets)
+        return Encoded(stages, start)
 
-    def decode(self, stages: Sequence[Tensor], targets: Tensor) -> Tensor:
-        """Rank pixels by what the encoder gave."""
-        description = self.conditioning(targets)
+    def decode(self, encoded: Encoded, targets: Tensor) -> Tensor:
+        """Rank pixels by what :meth:`encode` gave for the same targets."""
         height, width = self.config.input_shape[1:]
-        maps = stages[:-1] if self.config.gradients else stages
-        scores: Tensor = self.decoder(maps, description, (height, width))
-        if self.gain is None:
+        scores: Tensor = self.decoder(encoded.stages, self.conditioning(targets), (height, width))
+        if self.gain is None or encoded.start is None:
             return scores
-        start = (
-            stages[-1] if self.config.gradients else self._class_activation_map(stages[-1], targets)
-        )
-        return scores + self.gain * resized(start, (height, width))
+        return scores + self.gain * resized(encoded.start, (height, width))
+
+    def _read(self, images: Tensor, targets: Tensor) -> Encoded:
+        if self.config.gradients:
+            *stages, start = self.encoder(images, targets)
+            return Encoded(stages, start)
+        return Encoded(self.encoder(images), None)
 
     def _class_activation_map(self, features: Tensor, targets: Tensor) -> Tensor:
         """Return the last stage's map of the class by its row of the head."""
