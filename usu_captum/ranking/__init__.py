@@ -4,7 +4,7 @@ Deletion and insertion ask for an order of pixels; these learn it, or descend it
 """
 
 from usu_captum.ranking._arrays import ArrayImages, DatasetImages
-from usu_captum.ranking._classifier_features import ClassifierEncoder, default_stages
+from usu_captum.ranking._classifier_features import ClassifierEncoder
 from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditioning, head_rows
 from usu_captum.ranking._data import PartOfImages, open_images, split_images
 from usu_captum.ranking._explainer import RankingExplainer
@@ -18,6 +18,7 @@ from usu_captum.ranking._references import REFERENCES, reference_images
 from usu_captum.ranking._refine import Refined, refine, refine_with
 from usu_captum.ranking._sinkhorn import GumbelSinkhorn, gumbel_sinkhorn
 from usu_captum.ranking._sorter import Sorter
+from usu_captum.ranking._stages import default_stages
 from usu_captum.ranking._timm_encoder import TimmEncoder
 from usu_captum.ranking._training import TrainingResult, train_explainer
 from usu_captum.ranking._training_config import TrainingConfig

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from usu_captum._models import evaluating
 from usu_captum.ranking._classifier_features import (
     ClassifierEncoder,
-    default_stages,
     sum_to_map,
 )
 from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditioning, head_rows
 from usu_captum.ranking._decoder import Decoder, resized
 from usu_captum.ranking._network_config import CLASSIFIER, NetworkConfig
+from usu_captum.ranking._stages import default_stages
 from usu_captum.ranking._timm_encoder import TimmEncoder
 
 

@@ -1,0 +1,72 @@
+"""Which layers of a classifier to read features from."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from usu_captum._layout import lay_out, token_grid
+from usu_captum._models import evaluating
+from usu_captum._options import Options
+
+
+def default_stages(
+    classifier: nn.Module, images: Tensor, count: int = 4, *, gradients: bool = False
+) -> tuple[str, ...]:
+    """Return the names of up to ``count`` layers to read a classifier's features from.
+
+    Of a vision transformer, the blocks that end its quarters; of everything else, the last map of
+    each size, finest first.
+
+    Args:
+        classifier: A module.
+        images: (B, C, H, W); the classifier is run on them once.
+        count: How many, at most.
+        gradients: Of a transformer, take the first normalisations of these blocks: behind the
+            last block only the class token has a gradient.
+
+    Raises:
+        ValueError: If no module gives a spatial map.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+        >>> default_stages(net, torch.rand(1, 1, 8, 8))
+        ('1', '2')
+    """
+    names = {module: name for name, module in classifier.named_modules() if name}
+    for module in classifier.modules():
+        encoder: Any = getattr(module, "encoder", None)
+        blocks: Any = getattr(module, "blocks", None) or getattr(encoder, "layers", None)
+        if blocks is not None and token_grid(module, images) is not None:
+            total = len(blocks)
+            ends = sorted({-(-(i + 1) * total // count) - 1 for i in range(count)})
+            chosen = [blocks[i] for i in ends]
+            if gradients:
+                chosen = [getattr(b, "norm1", None) or getattr(b, "ln_1", b) for b in chosen]
+            return tuple(names[block] for block in chosen)
+    last: dict[tuple[int, int], str] = {}
+
+    def record(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() in (3, 4) and len(output) == len(images):
+            try:
+                shape = lay_out(output, images, classifier, module, Options()).shape
+            except ValueError:
+                return  # Not a map: tokens whose grid the model does not tell, for one.
+            if min(shape[2:]) > 1:
+                last[int(shape[2]), int(shape[3])] = names[module]
+
+    handles = []
+    try:
+        handles += [module.register_forward_hook(record) for module in names]
+        with evaluating(classifier), torch.no_grad():
+            classifier(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not last:
+        raise ValueError(
+            "classifier must have a layer with a spatial output, got none in "
+            f'{type(classifier).__name__}. Try encoder="timm:resnet18".'
+        )
+    finest_first = sorted(last, key=lambda size: -size[0] * size[1])
+    return tuple(last[size] for size in finest_first[-count:])
