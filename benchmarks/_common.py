@@ -127,6 +127,11 @@ def emphasised(value: float, gain: float | None) -> str:
     return f"**{value:.3f}**" if gain > 0 else f"_{value:.3f}_"
 
 
+def chance(p: float) -> str:
+    """Return a probability of chance as tables show it."""
+    return "p < 0.001" if p < 5e-4 else f"p {p:.3f}"
+
+
 def class_names() -> list[str]:
     """Return the 1000 class names, shortened to their first synonym."""
     with (data_folder() / "imagenet" / "labels.csv").open(encoding="utf-8") as file:

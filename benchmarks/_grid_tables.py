@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks._common import emphasised, markdown
+from benchmarks._common import chance, emphasised, markdown
 from usu_cli.evaluate import Summary
 from usu_cli.evaluate._maps import AS_IS
 from usu_cli.evaluate._statistics import Array, paired
@@ -58,7 +58,7 @@ def gains(
             _found(summary, metric, (method, subject), (method, peer))
             for summary in summaries.values()
         ]
-        cells = [f"{c.result.gain:+.3f}, p {c.holm:.3f}" if c else "" for c in found]
+        cells = [f"{c.result.gain:+.3f}, {chance(c.holm)}" if c else "" for c in found]
         rows.append([f"{method}, {metric}, over {peer}", *cells])
     return markdown([f"gain of {subject}", *_heads(summaries)], rows)
 
@@ -94,7 +94,7 @@ def differences(summaries: Mapping[str, Summary], method: str, peers: Sequence[s
         rows.append([name, *(f"{gaps[place].mean():.3f}" for gaps in models)])
     for subject, peer in itertools.product(subjects, places):
         found = [paired(gaps[subjects[subject]] - gaps[places[peer]]) for gaps in models]
-        rows.append([f"{subject} over {peer}", *(f"{r.gain:+.3f}, p {r.p:.3f}" for r in found)])
+        rows.append([f"{subject} over {peer}", *(f"{r.gain:+.3f}, {chance(r.p)}" for r in found)])
     return markdown(["insertion - deletion", *_heads(summaries)], rows)
 
 

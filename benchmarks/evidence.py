@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks._common import RESULTS, ROOT, emphasised
+from benchmarks._common import RESULTS, ROOT, chance, emphasised
 from benchmarks._grid import published
 from benchmarks._grid_tables import CONTROLS as EQUAL_COST
 from benchmarks._grid_tables import SUBJECTS, differences, gains, maps_of, means, verdicts
@@ -96,10 +96,7 @@ def _differences(summary: dict[str, Any]) -> str:
     lines = [f"| | {' | '.join(summary)} |", "|---|" + "---|" * len(summary)]
     for name, peer in COMPARED:
         tests = [part["maps"][name][f"against {peer}"]["gap"] for part in summary.values()]
-        cells = [
-            f"{test['gain']:.3f}, p " + ("< 0.001" if test["p"] < 5e-4 else f"{test['p']:.3f}")
-            for test in tests
-        ]
+        cells = [f"{test['gain']:.3f}, {chance(test['p'])}" for test in tests]
         lines.append(f"| `{name}` over `{peer}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

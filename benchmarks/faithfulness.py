@@ -1,6 +1,6 @@
 """Nine CAMs and all upsamplers, against explanations that spend the same model evaluations.
 
-    python -m benchmarks.faithfulness --models resnet18 --images 12
+    python -m benchmarks.faithfulness --models resnet18 --images 23
 
 Held-out photographs, each model's first class. RISE, LIME and occlusion spend 150 model
 evaluations, about what the scores of the guided upsamplers cost. Records are kept per model beside
@@ -24,7 +24,7 @@ def main() -> None:
     """Measure what is missing, and publish what there is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--images", type=int, default=23)
     parser.add_argument("--records", type=Path, default=RESULTS / "faithfulness")
     parser.add_argument("--out", type=Path, default=RESULTS / "faithfulness.json")
     options = parser.parse_args()
