@@ -112,13 +112,17 @@ def published(path: Path) -> dict[str, Summary]:
 def _summary(model: Mapping[str, Any]) -> Summary:
     fields = [field.name for field in dataclasses.fields(Paired)]
     return Summary(
-        images=model["images"],
+        images=len(model["images"]),
         metrics=tuple(model["values"]),
         maps=tuple(_name(text) for text in model["evaluations"]),
         values={
-            (metric, _name(text)): by_image
+            (metric, _name(text)): {
+                image: value
+                for image, value in zip(model["images"], row, strict=True)
+                if value is not None
+            }
             for metric, maps in model["values"].items()
-            for text, by_image in maps.items()
+            for text, row in maps.items()
         },
         curves={},
         evaluations={_name(text): value for text, value in model["evaluations"].items()},
@@ -137,34 +141,38 @@ def _summary(model: Mapping[str, Any]) -> Summary:
     )
 
 
-def _name(text: str) -> MapName:
-    method, upsampler = text.split(" | ")
-    return method, upsampler
-
-
 def _content(summary: Summary) -> dict[str, Any]:
-    values: dict[str, dict[str, dict[str, float]]] = {}
+    images = sorted({image for by_image in summary.values.values() for image in by_image})
+    values: dict[str, dict[str, list[float | None]]] = {}
     for (metric, name), by_image in summary.values.items():
-        values.setdefault(metric, {})[" | ".join(name)] = {
-            image: _short(value) for image, value in by_image.items()
-        }
+        row = [_short(by_image[image]) if image in by_image else None for image in images]
+        values.setdefault(metric, {})[_text(name)] = row
     return {
-        "images": summary.images,
-        "evaluations": {" | ".join(n): v for n, v in summary.evaluations.items()},
+        "images": images,
+        "evaluations": {_text(name): spent for name, spent in summary.evaluations.items()},
         "errors": [f"{r.image}, {r.method}, {r.metric}: {r.error}" for r in summary.errors],
         "comparisons": [
             {
                 "metric": c.metric,
-                "map": " | ".join(c.subject),
-                "peer": " | ".join(c.peer),
+                "map": _text(c.subject),
+                "peer": _text(c.peer),
                 **{key: _short(value) for key, value in dataclasses.asdict(c.result).items()},
                 "holm": _short(c.holm),
                 "bonferroni": _short(c.bonferroni),
             }
             for c in summary.comparisons
         ],
-        "values": values,
+        "values": values,  # of each metric and map, by image
     }
+
+
+def _text(name: MapName) -> str:
+    return " | ".join(name)
+
+
+def _name(text: str) -> MapName:
+    method, upsampler = text.split(" | ")
+    return method, upsampler
 
 
 def _short(value: float) -> float:

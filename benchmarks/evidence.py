@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks._common import RESULTS, ROOT, chance, emphasised
+from benchmarks._common import RESULTS, ROOT, chance, emphasised, markdown
 from benchmarks._grid import published
 from benchmarks._grid_tables import CONTROLS as EQUAL_COST
 from benchmarks._grid_tables import SUBJECTS, differences, gains, maps_of, means, verdicts
@@ -82,35 +82,31 @@ def _read(name: str) -> dict[str, Any]:
 
 def _compact(summary: dict[str, Any]) -> str:
     """Deletion and insertion of every map and model."""
-    header = " | ".join(f"{model}, {part['images']}" for model, part in summary.items())
-    lines = [f"| deletion ↓ / insertion ↑ | {header} |", "|---|" + "---|" * len(summary)]
+    heads = [f"{model}, {part['images']}" for model, part in summary.items()]
+    rows = []
     for name in (*SHOWN, *CONTROLS):
-        rows = [part["maps"][name] for part in summary.values()]
-        cells = [f"{_marked(row, 'deletion')} / {_marked(row, 'insertion')}" for row in rows]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        found = [part["maps"][name] for part in summary.values()]
+        rows.append(
+            [name, *(f"{_marked(m, 'deletion')} / {_marked(m, 'insertion')}" for m in found)]
+        )
+    return markdown(["deletion ↓ / insertion ↑", *heads], rows)
 
 
 def _differences(summary: dict[str, Any]) -> str:
     """Gains in insertion minus deletion, and their p-values."""
-    lines = [f"| | {' | '.join(summary)} |", "|---|" + "---|" * len(summary)]
+    rows = []
     for name, peer in COMPARED:
         tests = [part["maps"][name][f"against {peer}"]["gap"] for part in summary.values()]
         cells = [f"{test['gain']:.3f}, {chance(test['p'])}" for test in tests]
-        lines.append(f"| `{name}` over `{peer}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([f"`{name}` over `{peer}`", *cells])
+    return markdown(["", *summary], rows)
 
 
 def _faithfulness(maps: dict[str, Any]) -> str:
     """Values of every metric; significant differences from bilinear are marked."""
-    lines = [
-        "| map | deletion ↓ | insertion ↑ | difference ↑ | correlation ↑ | infidelity ↓ |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in (*SHOWN, *CONTROLS):
-        cells = [_marked(maps[name], metric) for metric in _METRICS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    header = ["map", "deletion ↓", "insertion ↑", "difference ↑", "correlation ↑", "infidelity ↓"]
+    names = (*SHOWN, *CONTROLS)
+    return markdown(header, [[n, *(_marked(maps[n], m) for m in _METRICS)] for n in names])
 
 
 _METRICS = ("deletion", "insertion", "gap", "correlation", "infidelity")

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from benchmarks import _grid_tables, evidence
+from benchmarks._common import RESULTS
 from benchmarks._grid import cams, publish, published
-from usu_cli.evaluate import Summary
+from usu_cli.evaluate import Summary, _tables
 from usu_cli.evaluate._journal import Journal, Record
 
-PAGE = Path(__file__).parents[1] / "docs" / "evidence.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "evidence.md"
 LOW = {"bilinear": 0.3, "usu": 0.2, "iwmr-mass": 0.4, "tilted": 0.3}
 
 
@@ -79,3 +81,13 @@ def test_the_page_has_the_tables_of_the_results(
     assert found == shown
     (way,) = set(re.findall(r"mass error of usu, mean over images: \S+ to (\S+)", printed))
     assert float(way) < 1e-6
+
+
+def test_the_page_on_the_defaults_has_the_ablations() -> None:
+    (summary,) = published(RESULTS / "ablations.json").values()
+    shown = rows((DOCS / "defaults.md").read_text(encoding="utf-8"))
+    _, table = _tables.means(summary, "bilinear")
+    marks = {"+": r"**\1**", "-": r"_\1_"}
+    for _, setting, *cells in table:
+        marked = (re.sub(r"(.+)[+-]$", marks.get(cell[-1], ""), cell) for cell in cells)
+        assert (setting, *marked) in shown

@@ -212,7 +212,7 @@ class Run:
         self.state.note_unreadable(unreadable)
         total = self.accelerator.reduce(total.to(self.device), "sum").cpu()
         if not total[2]:
-            first = "".join(f" The first: {reason}." for reason in unreadable[:1])
+            first = f" The first: {unreadable[0]}." if unreadable else ""
             raise ValueError(f"held_out must hold an image that can be read, got none.{first}")
         deletion, insertion = (total[:2] / total[2]).tolist()
         figures = {"step": self.state.step, "deletion": deletion, "insertion": insertion}
