@@ -44,6 +44,7 @@ def test_a_result_is_read_as_it_was_written(summaries: dict[str, Summary]) -> No
     assert summary.metrics == ("deletion", "insertion")
     assert summary.evaluations["GradCAM", "usu"] == 5
     assert summary.mean("deletion", ("GradCAM", "usu")) == pytest.approx(0.2 + 0.0029, abs=1e-4)
+    assert summary.values["deletion", ("GradCAM", "usu")]["10.jpg"] == pytest.approx(0.201)
     assert len(summary.comparisons) == 6
     (usu,) = [c for c in summary.comparisons if (c.metric, c.subject[1]) == ("deletion", "usu")]
     assert usu.result.images == 30
