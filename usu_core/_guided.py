@@ -8,8 +8,9 @@ from torch import Tensor
 
 from usu_core._cells import CellGrid
 from usu_core._checks import check_choice, check_positive
+from usu_core._operands import prepare
 from usu_core._potentials import POTENTIALS, LogPotential
-from usu_core._redistribution import CONVENTIONS, IMPORTANCES, NEGATIVES, PRIORS, iwmr, prepare, usu
+from usu_core._redistribution import CONVENTIONS, IMPORTANCES, NEGATIVES, PRIORS, iwmr, usu
 from usu_core._refinement import Refinement, ScoreMap, score_levels
 from usu_core._tilting import tilt
 from usu_core._upsamplers import Upsampler

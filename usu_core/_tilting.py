@@ -6,8 +6,9 @@ from torch import Tensor
 from usu_core._cells import CellGrid
 from usu_core._checks import check_choice, check_positive
 from usu_core._interpolation import interpolate
+from usu_core._operands import prepare
 from usu_core._potentials import LogPotential, log_potential
-from usu_core._redistribution import CONVENTIONS, prepare
+from usu_core._redistribution import CONVENTIONS
 
 
 def tilt(

@@ -119,6 +119,43 @@ def faded_scores(
     return scores
 
 
+def end_scores(
+    classifier: Classifier, images: Tensor, references: Tensor, chunk_size: int | None
+) -> Tensor:
+    """Score whole images and their references, which no mask changes.
+
+    Args:
+        classifier: As in :func:`faded_scores`, like all that follow.
+        images: As there.
+        references: As there.
+        chunk_size: As there.
+
+    Returns:
+        (B, 2), averaged over references, without gradient.
+
+    Raises:
+        ValueError: If a score is not finite.
+
+    Example:
+        >>> classifier = Classifier(torch.nn.Flatten(), torch.tensor([0]), "logit")
+        >>> end_scores(classifier, torch.full((1, 1, 1, 1), 8.0), torch.zeros(1, 1, 1, 1, 1), None)
+        tensor([[8., 0.]])
+    """
+    size = len(images)
+    every = torch.cat([images[None], references]).flatten(0, 1).detach()
+    example = torch.arange(size, device=images.device).repeat(len(references) + 1)
+    step = chunk_size or len(every)
+    with torch.no_grad():
+        pairs = zip(every.split(step), example.split(step), strict=True)
+        scores = torch.cat([classifier.evaluate(*pair) for pair in pairs]).view(-1, size)
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError(
+            "forward_func must give finite scores, got NaN or infinity for an image or its "
+            "reference. Check the inputs for NaN."
+        )
+    return torch.stack([scores[0], scores[1:].mean(0)], 1)
+
+
 class _Faded(torch.autograd.Function):
     @staticmethod
     def forward(

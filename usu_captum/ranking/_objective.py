@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from usu_captum.ranking._interventions import Classifier, faded_scores
+from usu_captum.ranking._interventions import Classifier, end_scores, faded_scores
 from usu_captum.ranking._masks import Grid, masks_to_pixels, pool_to_grid
 from usu_captum.ranking._sinkhorn import GumbelSinkhorn
 from usu_captum.ranking._sorter import Sorter, check_not_negative, standardise
@@ -160,7 +160,7 @@ class RankingObjective:
         masks = masks_to_pixels(torch.cat([highest, lowest], 1), grid, size, self.smoothing)
         between = faded_scores(classifier, images, references, masks, self.chunk_size)
         if ends is None:
-            ends = _ends(classifier, images, references, self.chunk_size)
+            ends = end_scores(classifier, images, references, self.chunk_size)
         whole, gone = ends.to(between)[:, None, :1], ends.to(between)[:, None, 1:]
         curves = torch.cat(
             [whole.expand(-1, 2, -1), between.unflatten(1, (2, -1)), gone.expand(-1, 2, -1)], 2
@@ -198,7 +198,7 @@ class RankingObjective:
         """
         references = _check_inputs(images, None, targets, references)
         classifier = Classifier(forward_func, targets, self.output, additional_forward_args)
-        return _ends(classifier, images, references, self.chunk_size)
+        return end_scores(classifier, images, references, self.chunk_size)
 
     def _peaks(self, maps: Tensor) -> Tensor:
         span = self.sorter.score_range
@@ -208,24 +208,6 @@ class RankingObjective:
         window = self.peak_window
         around = F.avg_pool2d(heights, window, 1, window // 2, count_include_pad=False)
         return (heights - around).relu().square().mean((1, 2, 3))
-
-
-def _ends(
-    classifier: Classifier, images: Tensor, references: Tensor, chunk_size: int | None
-) -> Tensor:
-    size = len(images)
-    every = torch.cat([images[None], references]).flatten(0, 1).detach()
-    example = torch.arange(size, device=images.device).repeat(len(references) + 1)
-    step = chunk_size or len(every)
-    with torch.no_grad():
-        pairs = zip(every.split(step), example.split(step), strict=True)
-        scores = torch.cat([classifier.evaluate(*pair) for pair in pairs]).view(-1, size)
-    if not bool(torch.isfinite(scores).all()):
-        raise ValueError(
-            "forward_func must give finite scores, got NaN or infinity for an image or its "
-            "reference. Check the inputs for NaN."
-        )
-    return torch.stack([scores[0], scores[1:].mean(0)], 1)
 
 
 def _check_inputs(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from usu_captum._image_space import ImageSpace
@@ -22,11 +22,11 @@ from usu_captum.ranking._run_state import (
     CURVES,
     EXPLAINER,
     PICTURE,
-    STATE,
     RunState,
     identify_run,
     resume_run,
     save_run,
+    stop_unless_finite,
 )
 from usu_captum.ranking._training_config import TrainingConfig
 
@@ -135,7 +135,7 @@ class Run:
                 generator=generator,
             )
             maps = model(images, explained.conditions).float()
-            self._stop_unless_finite("map", maps)
+            stop_unless_finite("map", maps, step + 1, self.folder)
             value = config.objective(
                 self.classifier,
                 images,
@@ -148,14 +148,14 @@ class Run:
                 generator=generator,
             )
         loss = value.total.mean()
-        self._stop_unless_finite("loss", loss)
+        stop_unless_finite("loss", loss, step + 1, self.folder)
         rate = config.rate_at(step)
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(model.parameters(), config.clip)
-        self._stop_unless_finite("gradient", norm)
+        stop_unless_finite("gradient", norm, step + 1, self.folder)
         optimiser.step()
         parts = torch.stack([part.detach().mean().float() for part in value[:4]])
         return {
@@ -249,13 +249,3 @@ class Run:
 
         if self.accelerator.num_processes > 1:
             self.state.note_unreadable(sorted(gather_object(self.state.unreadable)))
-
-    def _stop_unless_finite(self, what: str, value: Tensor) -> None:
-        if bool(torch.isfinite(value).all()):
-            return
-        path = self.folder / STATE
-        kept = f"The last checkpoint is in {str(path)!r}." if path.exists() else ""
-        raise FloatingPointError(
-            f"the {what} is not finite at step {self.state.step + 1}. {kept} Try a lower "
-            "learning_rate or precision='no', in another folder."
-        )

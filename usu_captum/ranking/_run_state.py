@@ -113,6 +113,18 @@ def identify_run(
     return {**network_facts(network), "training": settings, "data": data, "processes": processes}
 
 
+def stop_unless_finite(what: str, value: Tensor, step: int, folder: Path) -> None:
+    """Raise ``FloatingPointError`` if a value of a step is not finite; say what is kept."""
+    if bool(torch.isfinite(value).all()):
+        return
+    path = folder / STATE
+    kept = f"The last checkpoint is in {str(path)!r}." if path.exists() else ""
+    raise FloatingPointError(
+        f"the {what} is not finite at step {step}. {kept} Try a lower learning_rate or "
+        "precision='no', in another folder."
+    )
+
+
 def _identity(facts: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     return {name: facts.get(name) for name in like}
 
