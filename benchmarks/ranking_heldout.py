@@ -35,7 +35,7 @@ from benchmarks._common import (
 from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
 from benchmarks._ranking_subjects import Subject
 from benchmarks._statistics import paired
-from benchmarks.ranking_train import ask, network_key
+from benchmarks.ranking_train import ask, maps_key
 from usu_captum import ForwardScore
 from usu_captum.ranking import RankingNetwork, build_network
 from usu_core import metrics
@@ -65,13 +65,13 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     case = ask(__doc__, tuple(LAYERS), images=60)
     subject, network = case.subject, case.network
-    journal, key = case.folder / "heldout.jsonl", network_key(network)
-    records = [r for r in read_journal(journal) if r["network"] == key]
+    journal, key = case.folder / "heldout.jsonl", maps_key(subject, network)
+    records = [r for r in read_journal(journal) if r["maps"] == key]
     done = {record["image"] for record in records}
     for index in tqdm(range(case.images), desc="judging", unit="image"):
         if index not in done:
             figures = _judge(subject, network, subject.reported[index].image[None])
-            records.append({"network": key, "image": index, "metrics": figures})
+            records.append({"maps": key, "image": index, "metrics": figures})
             append_journal(journal, records[-1])
     records = sorted((r for r in records if r["image"] < case.images), key=lambda r: r["image"])
     summary = summarise([record["metrics"] for record in records])

@@ -152,23 +152,24 @@ def trained(
     return result.network, seconds
 
 
-def network_key(network: RankingNetwork) -> str:
-    """Return what tells a network from others: judgements of another one do not count."""
+def maps_key(subject: Subject, network: RankingNetwork) -> str:
+    """Return what tells the explainer's maps from others': judgements of those do not count."""
     weights = torch.cat([p.detach().flatten() for p in network.parameters() if p.requires_grad])
-    return f"{float(weights.double().sum()):.12g}"
+    grids, shares = subject.refinement_grids, subject.refinement_percentiles
+    return f"{float(weights.double().sum()):.12g}, grids {grids}, {shares} percentiles"
 
 
 def _evaluate(
     subject: Subject, network: RankingNetwork, images: int, journal: Path
 ) -> dict[str, Any]:
     """Explain and judge reported images one by one; those in the journal are not repeated."""
-    key = network_key(network)
-    records = [record for record in read_journal(journal) if record["network"] == key]
+    key = maps_key(subject, network)
+    records = [record for record in read_journal(journal) if record["maps"] == key]
     done = {record["image"] for record in records}
     for index in tqdm(range(min(images, len(subject.reported))), desc="judging", unit="image"):
         if index not in done:
             image = subject.reported[index].image[None]
-            record = {"network": key, "image": index, **_judge_image(subject, network, image)}
+            record = {"maps": key, "image": index, **_judge_image(subject, network, image)}
             append_journal(journal, record)
             records.append(record)
     chosen = sorted((r for r in records if r["image"] < images), key=lambda r: r["image"])

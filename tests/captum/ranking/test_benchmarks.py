@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from benchmarks._rollout import attention_rollout
 from benchmarks.ranking_heldout import HIGHER, ranks, summarise
 from benchmarks.ranking_shortcut import measure
 from benchmarks.ranking_speed import apart, separate_loss, shared_loss
-from benchmarks.ranking_train import network_key
+from benchmarks.ranking_train import maps_key
 from usu_captum import ImageSpace
 from usu_captum.ranking import (
     ArrayImages,
@@ -141,11 +142,14 @@ def test_folding_changes_nothing() -> None:
     assert not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
 
 
-def test_judgements_of_another_network_do_not_count(network: RankingNetwork) -> None:
-    key = network_key(network)
+def test_judgements_of_other_maps_do_not_count(network: RankingNetwork) -> None:
+    subject: Any = SimpleNamespace(refinement_grids=(14,), refinement_percentiles=6)
+    finer: Any = SimpleNamespace(refinement_grids=(28,), refinement_percentiles=6)
+    key = maps_key(subject, network)
+    assert maps_key(finer, network) != key
     with torch.no_grad():
         next(p for p in network.parameters() if p.requires_grad).add_(0.01)
-    assert network_key(network) != key
+    assert maps_key(subject, network) != key
 
 
 ROOT = Path(__file__).resolve().parents[3]
