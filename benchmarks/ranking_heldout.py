@@ -3,6 +3,8 @@
     python -m benchmarks.ranking_heldout cifar10
     python -m benchmarks.ranking_heldout mnist
     python -m benchmarks.ranking_heldout cifar10 --gradients
+    python -m benchmarks.ranking_heldout resnet18 --gradients --images 8
+    python -m benchmarks.ranking_heldout deit_tiny --gradients --images 8
 
 Takes the network of ``benchmarks.ranking_train`` (which trains it if it is not there) and its
 reported images.
@@ -58,6 +60,8 @@ SANITY_IMAGES = 20
 LAYERS = {
     "cifar10": ("linear", "layer3", "layer2", "layer1", "conv1"),
     "mnist": ("9", "7", "4", "2", "0"),
+    "resnet18": ("fc", "layer4", "layer3", "layer2", "layer1"),
+    "deit_tiny": ("head", "blocks.11", "blocks.10", "blocks.9", "blocks"),
 }
 
 
@@ -75,7 +79,8 @@ def main() -> None:
             append_journal(journal, records[-1])
     records = sorted((r for r in records if r["image"] < case.images), key=lambda r: r["image"])
     summary = summarise([record["metrics"] for record in records])
-    sanity = _sanity(subject, network, LAYERS[case.name])
+    count = min(SANITY_IMAGES, len(records))
+    sanity = _sanity(subject, network, LAYERS[case.name], count)
     _print(summary, sanity)
     write_json(
         case.out or RESULTS / f"ranking_heldout_{case.stem}.json",
@@ -84,7 +89,7 @@ def main() -> None:
             "images": len(records),
             "boxes": BOXES,
             "summary": summary,
-            "sanity_images": SANITY_IMAGES,
+            "sanity_images": count,
             "sanity": sanity,
             "records": records,
         },
@@ -157,10 +162,10 @@ def summarise(
 
 
 def _sanity(
-    subject: Subject, network: RankingNetwork, layers: tuple[str, ...]
+    subject: Subject, network: RankingNetwork, layers: tuple[str, ...], count: int
 ) -> dict[str, dict[str, float]]:
     """Return each method's mean rank correlation with its map of the intact classifier."""
-    images = torch.stack([subject.reported[i].image for i in range(SANITY_IMAGES)])
+    images = torch.stack([subject.reported[i].image for i in range(count)])
     with torch.no_grad():
         targets = subject.model(images).argmax(1)
 

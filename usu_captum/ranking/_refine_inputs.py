@@ -63,7 +63,7 @@ def starting_maps(images: Tensor, maps: Tensor | None) -> Tensor:
 def cut_grids(name: str, grids: Sequence[Grid], images: Tensor) -> list[Grid]:
     """Return grids that are at most as fine as the images."""
     if not grids:
-        raise ValueError(f"{name} must hold at least one grid, got none. Try (14, 28, 7).")
+        raise ValueError(f"{name} must hold at least one grid, got none. Try (14,).")
     height, width = images.shape[2:]
     pairs = [(g, g) if isinstance(g, int) else (g[0], g[1]) for g in grids]
     return [(min(rows, height), min(columns, width)) for rows, columns in pairs]

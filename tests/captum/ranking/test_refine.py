@@ -272,7 +272,7 @@ def test_adam_is_adam() -> None:
     [
         ({"n_steps": -1}, ValueError, "n_steps must be at least 0, got -1"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be finite and above 0"),
-        ({"grids": ()}, ValueError, r"grids must hold at least one grid.*Try \(14, 28, 7\)"),
+        ({"grids": ()}, ValueError, r"grids must hold at least one grid.*Try \(14,\)"),
         ({"judge_grids": ()}, ValueError, "judge_grids must hold at least one grid"),
         ({"references": ()}, ValueError, r"references must name at least one.*Try \('blur',\)"),
         ({"space": None}, ValueError, "reference='black' needs to know where the images live"),
