@@ -126,6 +126,9 @@ def test_all_iterates_are_judged_on_the_same_grid(monkeypatch: pytest.MonkeyPatc
     seen.clear()
     run(Spot().eval(), spots(), n_steps=1, judge_grids=(4, 8))
     assert [grid for grid, grad in seen if not grad] == [(4, 4), (4, 4), (8, 8)]
+    seen.clear()
+    refine(Spot().eval(), spots(), target=1, objective=OBJECTIVE, space=SPACE, n_steps=2)
+    assert seen == [((14, 14), True), ((14, 14), True), ((14, 14), False)]  # By default.
 
 
 def test_the_passes_are_what_the_cost_says() -> None:
