@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -83,9 +84,11 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON: NaN and infinity are errors."""
+    """Write strict JSON, where NaN and infinity are errors; numbers in a list share a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    # A line break never stands inside a string, so what matches is a list without any.
+    text = re.sub(r'\[\n([^"\[\]{}]+)\]', lambda found: f"[{' '.join(found[1].split())}]", text)
     path.write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """Tables of the page on the evidence: they come from the committed results, and are right."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import _grid_tables, evidence
-from benchmarks._common import RESULTS
+from benchmarks._common import RESULTS, write_json
 from benchmarks._grid import cams, publish, published
 from usu_cli.evaluate import Summary, _tables
 from usu_cli.evaluate._journal import Journal, Record
@@ -92,3 +93,11 @@ def test_the_page_on_the_defaults_has_the_ablations() -> None:
     for _, setting, *cells in table:
         marked = (re.sub(r"(.+)[+-]$", marks.get(cell[-1], ""), cell) for cell in cells)
         assert (setting, *marked) in shown
+
+
+def test_numbers_in_a_list_share_a_line_and_nothing_is_lost(tmp_path: Path) -> None:
+    content = {"row": [0.5, None, -1e-7], "texts": ["[\n1,\n 2\n]", "b"], "nested": [[1], []]}
+    write_json(tmp_path / "result.json", content)
+    text = (tmp_path / "result.json").read_text(encoding="utf-8")
+    assert '"row": [0.5, null, -1e-07]' in text
+    assert json.loads(text) == content

@@ -20,7 +20,7 @@ from usu_captum.ranking._refine_inputs import (
 from usu_core._checks import check_count, check_finite, check_float_tensor, check_positive
 
 GRIDS = (14,)
-"""Finer cells lower deletion by patterns that fool a classifier, and insertion falls with it."""
+"""Finer cells lower the deletion of photographs further, but their insertion may fall with it."""
 NAMES = ("black", "mean", "blur")
 
 
@@ -72,7 +72,7 @@ def refine(
             noise is off.
         grids: The grids of the steps, in turn. Grids finer than the image are cut to its pixels.
             For photographs, cells as large as those of the network's last map, or half as large;
-            finer ones lower deletion at the expense of insertion. Images below 64 pixels want
+            finer ones may lower deletion at the expense of insertion. Images below 64 pixels want
             their own size, and half of it in turn.
         references: Names as in :func:`reference_images`, or tensors; the objective is averaged
             over all.
