@@ -3,13 +3,21 @@
 import torch
 from torch import Tensor
 
-from usu_core import USU, Slic, resolve
+from usu_core import USU, MaskedPerturbation, Refinement, Slic, resolve
 from usu_core.scoring import ModelScore
 
 Maps = tuple[dict[str, Tensor], Tensor, dict[str, int]]
 """Maps (1, H, W) by name, the score map that breaks ties, and model evaluations by name."""
 
 NAMES = ("nearest", "bilinear", "usu", "iwmr", "iwmr-mass", "tilted", "score-map")
+
+GUIDED = ("usu", "iwmr-mass", "tilted", "score-map")
+IN_CONTEXT = USU(
+    segmenter=Slic((64,)),
+    scorer=MaskedPerturbation(mode="context"),
+    refinement=Refinement(scale="rank"),
+)
+"""At most 195 evaluations: 64 segments, each in the whole image and in two contexts."""
 
 
 def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
@@ -25,6 +33,19 @@ def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     maps["usu, shuffled"] = USU()(cells, image=image, score_map=shuffled)[:, 0]
     maps["random"] = torch.rand(found.values.shape, generator=generator)
     return maps, found.values, spent
+
+
+def context_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
+    """The guided upsamplers by drops and by scores in contexts; drops break all ties."""
+    drops, context = USU().score_map(image, score), IN_CONTEXT.score_map(image, score)
+    maps = {name: resolve(name)(cells, image=image)[:, 0] for name in ("nearest", "bilinear")}
+    spent: dict[str, int] = {}
+    for found, end in ((drops, ""), (context, ", context")):
+        for name in GUIDED:
+            guided = resolve(name)(cells, image=image, score_map=found.values)
+            maps[name + end] = guided[:, 0]
+            spent[name + end] = found.evaluations
+    return maps, drops.values, spent
 
 
 def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:

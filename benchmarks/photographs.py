@@ -9,8 +9,9 @@ random boxes predicts what hiding the box costs (correlation; infidelity at the 
 Controls: nearest, the score map alone, RISE with as many model evaluations, the segments' scores
 dealt out among them at random, and noise.
 
-``--budget`` charts quality against model evaluations. Results are appended image by image, so a run
-that was stopped continues where it was.
+``--budget`` charts quality against model evaluations. ``--context`` compares scores that are taken
+in contexts too with drops alone, and both with RISE, at about the same number of evaluations.
+Results are appended image by image, so a run that was stopped continues where it was.
 """
 
 import argparse
@@ -18,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -33,24 +33,18 @@ from benchmarks._common import (
     load_image,
     load_model,
     read_journal,
-    table,
     write_json,
 )
-from benchmarks._photograph_maps import budget_maps, main_maps
-from benchmarks._statistics import paired
+from benchmarks._photograph_maps import budget_maps, context_maps, main_maps
+from benchmarks._photograph_summary import METRICS, print_summary, summarise
 from usu_captum import ForwardScore, LayerGradCam, default_layer
 from usu_cli.evaluate._rise import rise
 from usu_core import metrics
 
-METRICS = ("deletion", "insertion", "correlation", "infidelity")
-HIGHER_IS_BETTER = {
-    "deletion": False,
-    "insertion": True,
-    "gap": True,  # insertion minus deletion
-    "correlation": True,
-    "infidelity": False,
-}
 PEERS = ("bilinear", "nearest", "score-map", "RISE", "usu, shuffled")
+CONTEXT_PEERS = (
+    "bilinear", "nearest", "RISE", "usu", "iwmr-mass", "tilted", "score-map", "score-map, context",
+)  # fmt: skip
 STEPS, BOXES = 8, 96
 
 
@@ -60,16 +54,19 @@ def main() -> None:
     parser.add_argument("--split", choices=SPLITS, default="held-out")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--budget", action="store_true", help="quality against evaluations")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--budget", action="store_true", help="quality against evaluations")
+    kinds.add_argument("--context", action="store_true", help="scores in contexts against drops")
     parser.add_argument("--out", type=Path, default=RESULTS / "photographs.json")
     options = parser.parse_args()
     journal = options.out.with_suffix(".jsonl")
     for name in options.models:
         _measure(name, options, journal)
     records = [record for record in read_journal(journal) if record["model"] in options.models]
-    summary = {name: _summarise(records, name) for name in options.models}
+    peers = CONTEXT_PEERS if options.context else PEERS
+    summary = {name: summarise(records, name, peers) for name in options.models}
     for name in options.models:
-        _print(name, summary[name])
+        print_summary(name, summary[name], peers)
     write_json(
         options.out,
         {
@@ -119,10 +116,11 @@ def _measure_image(
             image, target=target, relu_attributions=True, upsampler="usu-fast"
         )[:, 0].detach()
     else:
-        maps, ties, spent = main_maps(cells, image, score)
+        make = context_maps if options.context else main_maps
+        maps, ties, spent = make(cells, image, score)
         fill = image.mean((2, 3), keepdim=True).expand_as(image)
-        maps["RISE"] = rise(score, image, spent["usu"], fill=fill)
-        spent["RISE"] = spent["usu"]
+        spent["RISE"] = max(spent.values())
+        maps["RISE"] = rise(score, image, spent["RISE"], fill=fill)
     return {
         "target": target,
         "evaluations": spent,
@@ -172,51 +170,6 @@ def _judge(
     return {
         name: {metric: float(found[metric][i]) for metric in METRICS} for i, name in enumerate(maps)
     }
-
-
-def _summarise(records: list[dict[str, Any]], model: str) -> dict[str, Any]:
-    """Average over images, and compare each map with the controls by paired tests."""
-    chosen = [record for record in records if record["model"] == model]
-    names = list(chosen[0]["metrics"])
-    result: dict[str, Any] = {"images": len(chosen), "maps": {}}
-    values = {
-        name: {
-            **{m: np.array([r["metrics"][name][m] for r in chosen]) for m in METRICS},
-            "gap": np.array(
-                [r["metrics"][name]["insertion"] - r["metrics"][name]["deletion"] for r in chosen]
-            ),
-        }
-        for name in names
-    }
-    for name in names:
-        spent = [r["evaluations"].get(name, 0) for r in chosen]
-        row: dict[str, Any] = {"evaluations": float(np.mean(spent))}
-        row |= {metric: float(v.mean()) for metric, v in values[name].items()}
-        for peer in (peer for peer in PEERS if peer in names and peer != name):
-            row[f"against {peer}"] = {
-                metric: paired(v - values[peer][metric], HIGHER_IS_BETTER[metric])
-                for metric, v in values[name].items()
-            }
-        result["maps"][name] = row
-    return result
-
-
-def _print(model: str, summary: dict[str, Any]) -> None:
-    header = ("map", "evaluations", *HIGHER_IS_BETTER)
-    for peer in PEERS:
-        rows = []
-        for name, row in summary["maps"].items():
-            against = row.get(f"against {peer}")
-            if against is None:
-                continue
-            cells = [name, f"{row['evaluations']:.0f}"]
-            for metric in HIGHER_IS_BETTER:
-                sign = "+" if against[metric]["gain"] > 0 else "-"
-                cells.append(f"{row[metric]:.3f} ({sign}{against[metric]['p']:.3f})")
-            rows.append(cells)
-        if rows:
-            print(f"\n{model}, {summary['images']} images; in brackets gain and p against {peer}")
-            print(table(header, rows))
 
 
 if __name__ == "__main__":

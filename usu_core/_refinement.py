@@ -20,6 +20,7 @@ KERNELS = ("range", "diagonal")
 PADDINGS = ("edge", "zero")
 MIXINGS = ("average", "segment", "pixel")
 NORMS = ("rms", "frobenius")
+SCALES = ("peak", "rank")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Refinement:
         width: τ of the blend.
         tolerance: Stop once a depth changes the score map by no more than this.
         norm: ``"rms"``, the same for every resolution, or the paper's ``"frobenius"``.
+        scale: What a merged score becomes: ``"peak"`` divides by the image's largest; ``"rank"`` is
+            the share of the image's pixels that score lower, half of the equal ones included. One
+            segment that decides nearly alone leaves little between the others by the first; by the
+            second a temperature means the same for every image.
 
     Raises:
         ValueError: If an option is unknown or a number is not positive.
@@ -60,6 +65,7 @@ class Refinement:
     width: float = 0.02
     tolerance: float = 0.01
     norm: str = "rms"
+    scale: str = "peak"
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -67,6 +73,7 @@ class Refinement:
         check_choice("kernel", self.kernel, KERNELS)
         check_choice("padding", self.padding, PADDINGS)
         check_choice("norm", self.norm, NORMS)
+        check_choice("scale", self.scale, SCALES)
         for name in ("threshold", "centre", "width", "tolerance"):
             check_positive(name, getattr(self, name))
 
@@ -81,8 +88,8 @@ class ScoreMap:
     """Scores of every pixel, and how they came about.
 
     Attributes:
-        values: Φ in [0, 1], (B, *pixels); each image's largest score is 1, unless nothing in it
-            matters to the model.
+        values: Φ in [0, 1], (B, *pixels); by peak, each image's largest score is 1, unless nothing
+            in it matters to the model; by rank, the mean is 0.5.
         segments: The label maps (B, *pixels) that were scored, coarsest first.
         evaluations: Images the model was run on.
     """
@@ -199,5 +206,16 @@ def _merge(scores: Sequence[Tensor], levels: Sequence[Tensor], refinement: Refin
             strength = segment_expand(peak, coarse)
         alpha = torch.sigmoid(-(strength - refinement.centre) / refinement.width)
         merged = alpha * merged + (1 - alpha) * scores[depth]
+    if refinement.scale == "rank":
+        return _ranks(merged)
     # Blends fall short of 1; a temperature should mean the same for every image.
     return _normalise([merged])[0]
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Return the share of its image's pixels that each score is above, ties counted half."""
+    flat = scores.flatten(1)
+    order = flat.sort(1).values
+    below = torch.searchsorted(order, flat)
+    up_to = torch.searchsorted(order, flat, right=True)
+    return ((below + up_to).to(scores.dtype) / (2 * flat.shape[1])).view_as(scores)

@@ -23,7 +23,7 @@ def problem(rand: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("mode", ["drop", "keep", "both"])
+@pytest.mark.parametrize("mode", ["drop", "keep", "both", "context"])
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 64])
 def test_equals_the_additive_models_own_effects(
     rand: Any, linear: Any, fill: Any, mode: str, chunk_size: int
@@ -37,7 +37,7 @@ def test_equals_the_additive_models_own_effects(
     effect = ((images - fill_images(images, fill)) * weights).sum(1)
     wanted = segment_sum(effect, labels, 4).clamp(min=0) * active
     torch.testing.assert_close(values, wanted, atol=1e-5, rtol=1e-4)
-    modes = 2 if mode == "both" else 1
+    modes = {"both": 2, "context": 3}.get(mode, 1)
     assert sum(model.asked) == modes * (2 + int(active.sum()))
     assert max(model.asked) <= max(chunk_size, len(images))
 
@@ -49,6 +49,48 @@ def test_the_modes_differ_where_segments_interact() -> None:
     for mode, values in wanted.items():
         scorer = MaskedPerturbation(mode=mode, fill="zero")
         assert scorer(images, score)(labels, torch.ones(1, 3).bool()).tolist() == [values]
+
+
+def test_a_context_finds_evidence_that_the_whole_image_has_to_spare() -> None:
+    """Either of the first two pixels will do, so neither is missed; the last adds a little."""
+    images, labels = torch.tensor([[[2.0, 3.0, 0.5, 0.1]]]), torch.arange(4)[None]
+    score = model_score(lambda x: x[:, 0, :2].amax(1) + x[:, 0, 2:].sum(1))
+    active = torch.ones(1, 4).bool()
+    drops = MaskedPerturbation(fill="zero")(images, score)(labels, active)
+    torch.testing.assert_close(drops, torch.tensor([[0.0, 1.0, 0.5, 0.1]]))
+    # The largest drop alone is shown: f = 3. Without it 0; with the first still 3; 3.5; 3.1.
+    wanted = torch.tensor([[0.0, 3.0, 0.5, 0.1]])
+    for share in (0.01, 0.25, 0.49):
+        scorer = MaskedPerturbation(mode="context", fill="zero", contexts=(share,))
+        values = scorer(images, score)(labels, active)
+        torch.testing.assert_close(values, (drops + wanted) / 2)
+    # Two are shown: f = 3.5. Without the second 0.5, without the third 3.
+    scorer = MaskedPerturbation(mode="context", fill="zero", contexts=(0.5,))
+    values = scorer(images, score)(labels, active)
+    torch.testing.assert_close(values, (drops + wanted) / 2)
+
+
+def test_a_context_is_made_of_all_levels_so_far() -> None:
+    """The second level splits the left half alone, and finds nothing in one of its parts."""
+    images = torch.tensor([[[1.0, 4.0, 2.0, 2.0]]])
+    shown: list[Tensor] = []
+
+    def remember(x: Tensor) -> Tensor:
+        shown.extend((x[:, 0] != 0).clone())
+        return x[:, 0, 1] + x[:, 0, 2:].sum(1)
+
+    scorer = MaskedPerturbation(mode="context", fill="zero", contexts=(0.5,))
+    score_level = scorer(images, model_score(remember))
+    assert score_level(torch.tensor([[0, 0, 1, 1]]), torch.ones(1, 2).bool()).tolist() == [[4, 4]]
+    before = len(shown)
+    # Means so far: (4 + 0) / 2, (4 + 4) / 2, and the parents' (4 + 4) / 2 on the right.
+    active = torch.tensor([[True, True, False, False]])
+    assert score_level(torch.tensor([[0, 1, 2, 3]]), active).tolist() == [[0, 4, 0, 0]]
+    seen = [row.int().tolist() for row in shown[before:]]
+    hidden, context, toggled = seen[:2], seen[2], seen[3:]
+    assert hidden == [[0, 1, 1, 1], [1, 0, 1, 1]]
+    assert context == [0, 1, 1, 0]
+    assert toggled == [[1, 1, 1, 0], [0, 0, 1, 0]]
 
 
 @pytest.mark.parametrize("scorer", [MaskedPerturbation, GradientScorer, ShapleyRegression])
@@ -156,6 +198,9 @@ def test_counted_scores_count_flatten_and_widen() -> None:
         (lambda: MaskedPerturbation(output="p"), ValueError, "output must be one of"),
         (lambda: MaskedPerturbation(chunk_size=0), ValueError, "chunk_size must be at least 1"),
         (lambda: MaskedPerturbation(chunk_size=1.5), TypeError, "chunk_size must be an integer"),
+        (lambda: MaskedPerturbation(contexts=()), ValueError, "contexts must hold at least one"),
+        (lambda: MaskedPerturbation(contexts=(0.0,)), ValueError, "contexts must be"),
+        (lambda: MaskedPerturbation(contexts=(1.0,)), ValueError, "contexts must be below 1, got"),
         (lambda: GradientScorer(fill="grey"), ValueError, "fill must be one of"),
         (lambda: GradientScorer(output="p"), ValueError, "output must be one of"),
         (lambda: ShapleyRegression(samples=1), ValueError, "samples must be at least 2, got 1"),
