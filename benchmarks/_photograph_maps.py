@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from usu_core import USU, MaskedPerturbation, Refinement, Slic, resolve
+from usu_core import USU, MaskedPerturbation, Slic, resolve
+from usu_core._refinement import scaled
 from usu_core.scoring import ModelScore
 
 Maps = tuple[dict[str, Tensor], Tensor, dict[str, int]]
@@ -12,11 +13,7 @@ Maps = tuple[dict[str, Tensor], Tensor, dict[str, int]]
 NAMES = ("nearest", "bilinear", "usu", "iwmr", "iwmr-mass", "tilted", "score-map")
 
 GUIDED = ("usu", "iwmr-mass", "tilted", "score-map")
-IN_CONTEXT = USU(
-    segmenter=Slic((64,)),
-    scorer=MaskedPerturbation(mode="context"),
-    refinement=Refinement(scale="rank"),
-)
+IN_CONTEXT = USU(segmenter=Slic((64,)), scorer=MaskedPerturbation(mode="context"))
 """At most 195 evaluations: 64 segments, each in the whole image and in two contexts."""
 
 
@@ -45,6 +42,9 @@ def context_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
             guided = resolve(name)(cells, image=image, score_map=found.values)
             maps[name + end] = guided[:, 0]
             spent[name + end] = found.evaluations
+    ranks = scaled(context.values, "rank")
+    maps["usu, context, ranks"] = USU()(cells, image=image, score_map=ranks)[:, 0]
+    spent["usu, context, ranks"] = context.evaluations
     return maps, drops.values, spent
 
 

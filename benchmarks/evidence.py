@@ -5,7 +5,7 @@ model evaluations.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,21 @@ COMPARED = (
     ("usu, shuffled", "nearest"),
     ("usu", "usu, shuffled"),
 )
+CONTEXT = (
+    "bilinear", "usu", "usu, context", "usu, context, ranks", "iwmr-mass", "iwmr-mass, context",
+    "tilted", "tilted, context", "score-map", "score-map, context", "RISE", "Lime", "Occlusion",
+)  # fmt: skip
+COMPARED_CONTEXT = (
+    ("usu, context", "bilinear"),
+    ("usu, context", "usu"),
+    ("usu, context, ranks", "bilinear"),
+    *(
+        (f"{name}, context", peer)
+        for name in ("iwmr-mass", "tilted")
+        for peer in ("bilinear", name, "score-map, context", "RISE", "Lime", "Occlusion")
+    ),
+    ("score-map, context", "score-map"),
+)
 PEERS = ("bilinear", "nearest", "score-map", "RISE", "Lime", "Occlusion")
 AIMED_AT = ("GradCAM", "LayerCAM", "HiResCAM")
 CONTROLS = ("usu, shuffled", "score-map", "RISE", "random")
@@ -36,8 +51,11 @@ CONTROLS = ("usu, shuffled", "score-map", "RISE", "random")
 def main() -> None:
     """Print the tables and draw the picture."""
     held_out = _read("photographs.json")
-    print(_compact(held_out["summary"]))
-    print(f"\n{_differences(held_out['summary'])}")
+    print(_compact(held_out["summary"], (*SHOWN, *CONTROLS)))
+    print(f"\n{_differences(held_out['summary'], COMPARED)}")
+    context = _read("photographs_context.json")["summary"]
+    print(f"\n### In contexts\n\n{_compact(context, CONTEXT)}")
+    print(f"\n{_differences(context, COMPARED_CONTEXT)}")
     _equal_cost(published(RESULTS / "faithfulness.json"))
     _on_the_object(published(RESULTS / "localisation.json"))
     for model, summary in held_out["summary"].items():
@@ -80,11 +98,11 @@ def _read(name: str) -> dict[str, Any]:
     return content
 
 
-def _compact(summary: dict[str, Any]) -> str:
-    """Deletion and insertion of every map and model."""
+def _compact(summary: dict[str, Any], names: Sequence[str]) -> str:
+    """Deletion and insertion of maps, models side by side."""
     heads = [f"{model}, {part['images']}" for model, part in summary.items()]
     rows = []
-    for name in (*SHOWN, *CONTROLS):
+    for name in names:
         found = [part["maps"][name] for part in summary.values()]
         rows.append(
             [name, *(f"{_marked(m, 'deletion')} / {_marked(m, 'insertion')}" for m in found)]
@@ -92,10 +110,10 @@ def _compact(summary: dict[str, Any]) -> str:
     return markdown(["deletion ↓ / insertion ↑", *heads], rows)
 
 
-def _differences(summary: dict[str, Any]) -> str:
+def _differences(summary: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
     """Gains in insertion minus deletion, and their p-values."""
     rows = []
-    for name, peer in COMPARED:
+    for name, peer in pairs:
         tests = [part["maps"][name][f"against {peer}"]["gap"] for part in summary.values()]
         cells = [f"{test['gain']:.3f}, {chance(test['p'])}" for test in tests]
         rows.append([f"`{name}` over `{peer}`", *cells])

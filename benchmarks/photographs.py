@@ -10,7 +10,7 @@ Controls: nearest, the score map alone, RISE with as many model evaluations, the
 dealt out among them at random, and noise.
 
 ``--budget`` charts quality against model evaluations. ``--context`` compares scores that are taken
-in contexts too with drops alone, and both with RISE, at about the same number of evaluations.
+in contexts too with drops alone, and both with RISE, LIME and occlusion for as many evaluations.
 Results are appended image by image, so a run that was stopped continues where it was.
 """
 
@@ -37,13 +37,16 @@ from benchmarks._common import (
 )
 from benchmarks._photograph_maps import budget_maps, context_maps, main_maps
 from benchmarks._photograph_summary import METRICS, print_summary, summarise
-from usu_captum import ForwardScore, LayerGradCam, default_layer
+from usu_captum import IMAGENET, ForwardScore, LayerGradCam, default_layer
 from usu_cli.evaluate._rise import rise
+from usu_cli.evaluate._sources import Setting, Subject, build_methods, explain
 from usu_core import metrics
 
 PEERS = ("bilinear", "nearest", "score-map", "RISE", "usu, shuffled")
+EQUAL_COST = ("RISE", "Lime", "Occlusion")
 CONTEXT_PEERS = (
-    "bilinear", "nearest", "RISE", "usu", "iwmr-mass", "tilted", "score-map", "score-map, context",
+    "bilinear", "nearest", "usu", "iwmr-mass", "tilted", "score-map", "score-map, context",
+    *EQUAL_COST,
 )  # fmt: skip
 STEPS, BOXES = 8, 96
 
@@ -115,12 +118,20 @@ def _measure_image(
         maps["usu one pass"] = grad_cam.attribute(
             image, target=target, relu_attributions=True, upsampler="usu-fast"
         )[:, 0].detach()
+    elif options.context:
+        maps, ties, spent = context_maps(cells, image, score)
+        evaluations = max(spent.values())
+        setting = Setting(model, model, IMAGENET, evaluations, 64)
+        subject = Subject(image, target, score, black, seed=0)
+        for name, method in build_methods(EQUAL_COST, setting).items():
+            found = explain(name, method, subject)
+            if found.fine is not None:
+                maps[name], spent[name] = found.fine, found.evaluations
     else:
-        make = context_maps if options.context else main_maps
-        maps, ties, spent = make(cells, image, score)
+        maps, ties, spent = main_maps(cells, image, score)
         fill = image.mean((2, 3), keepdim=True).expand_as(image)
-        spent["RISE"] = max(spent.values())
-        maps["RISE"] = rise(score, image, spent["RISE"], fill=fill)
+        maps["RISE"] = rise(score, image, spent["usu"], fill=fill)
+        spent["RISE"] = spent["usu"]
     return {
         "target": target,
         "evaluations": spent,

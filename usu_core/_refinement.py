@@ -206,14 +206,14 @@ def _merge(scores: Sequence[Tensor], levels: Sequence[Tensor], refinement: Refin
             strength = segment_expand(peak, coarse)
         alpha = torch.sigmoid(-(strength - refinement.centre) / refinement.width)
         merged = alpha * merged + (1 - alpha) * scores[depth]
-    if refinement.scale == "rank":
-        return _ranks(merged)
     # Blends fall short of 1; a temperature should mean the same for every image.
-    return _normalise([merged])[0]
+    return scaled(merged, refinement.scale)
 
 
-def _ranks(scores: Tensor) -> Tensor:
-    """Return the share of its image's pixels that each score is above, ties counted half."""
+def scaled(scores: Tensor, scale: str) -> Tensor:
+    """Bring scores (B, *pixels), not below 0, to [0, 1] by one of ``SCALES``."""
+    if scale == "peak":
+        return _normalise([scores])[0]
     flat = scores.flatten(1)
     order = flat.sort(1).values
     below = torch.searchsorted(order, flat)

@@ -47,10 +47,11 @@ SEGMENTERS = st.one_of(
 SCORERS = st.one_of(
     st.builds(
         MaskedPerturbation,
-        mode=st.sampled_from(["drop", "keep", "both"]),
+        mode=st.sampled_from(["drop", "keep", "both", "context"]),
         fill=FILLS,
         output=OUTPUTS,
         chunk_size=st.integers(1, 999),
+        contexts=st.lists(st.floats(1e-6, 0.999), min_size=1, max_size=3).map(tuple),
     ),
     st.builds(GradientScorer, fill=FILLS, output=OUTPUTS),
     st.builds(ShapleyRegression, samples=st.integers(2, 999), fill=FILLS, seed=st.integers(0, 9)),
@@ -61,6 +62,7 @@ REFINEMENTS = st.builds(
     kernel=st.sampled_from(["range", "diagonal"]),
     padding=st.sampled_from(["edge", "zero"]),
     norm=st.sampled_from(["rms", "frobenius"]),
+    scale=st.sampled_from(["peak", "rank"]),
     threshold=POSITIVE,
     centre=POSITIVE,
     width=POSITIVE,

@@ -93,6 +93,22 @@ def test_a_context_is_made_of_all_levels_so_far() -> None:
     assert toggled == [[1, 1, 1, 0], [0, 0, 1, 0]]
 
 
+def test_a_context_remembers_what_a_finer_level_cannot_see() -> None:
+    """Either pixel on the left will do: only the first level, which hides both, misses them."""
+    images, shown = torch.ones(1, 1, 4), []
+
+    def remember(x: Tensor) -> Tensor:
+        shown.extend(x[:, 0].tolist())
+        return 10 * x[:, 0, :2].amax(1) + x[:, 0, 2:].sum(1)
+
+    scorer = MaskedPerturbation(mode="context", fill="zero", contexts=(0.5,))
+    score_level = scorer(images, model_score(remember))
+    score_level(torch.tensor([[0, 0, 1, 1]]), torch.ones(1, 2).bool())
+    before = len(shown)
+    score_level(torch.arange(4)[None], torch.ones(1, 4).bool())
+    assert shown[before + 4] == [1, 1, 0, 0]  # after four drops
+
+
 @pytest.mark.parametrize("scorer", [MaskedPerturbation, GradientScorer, ShapleyRegression])
 @pytest.mark.parametrize("output", ["probability", "logit", "log-odds"])
 def test_the_wanted_output_and_the_example_reach_the_model(
@@ -198,6 +214,7 @@ def test_counted_scores_count_flatten_and_widen() -> None:
         (lambda: MaskedPerturbation(output="p"), ValueError, "output must be one of"),
         (lambda: MaskedPerturbation(chunk_size=0), ValueError, "chunk_size must be at least 1"),
         (lambda: MaskedPerturbation(chunk_size=1.5), TypeError, "chunk_size must be an integer"),
+        (lambda: MaskedPerturbation(contexts=0.5), TypeError, "contexts must be a tuple, got 0.5"),
         (lambda: MaskedPerturbation(contexts=()), ValueError, "contexts must hold at least one"),
         (lambda: MaskedPerturbation(contexts=(0.0,)), ValueError, "contexts must be"),
         (lambda: MaskedPerturbation(contexts=(1.0,)), ValueError, "contexts must be below 1, got"),

@@ -18,6 +18,7 @@ from usu_core import (
     heterogeneity,
     score_levels,
 )
+from usu_core._refinement import scaled
 from usu_core.segments import segment_expand
 
 ADAPTIVE = ["segment", "pixel"]
@@ -204,6 +205,7 @@ def test_the_papers_forms_are_one_call_away() -> None:
         ({"kernel": "sobel"}, "kernel must be one of range, diagonal"),
         ({"padding": "reflect"}, "padding must be one of edge, zero"),
         ({"norm": "max"}, "norm must be one of rms, frobenius"),
+        ({"scale": "max"}, "scale must be one of peak, rank"),
         ({"threshold": 0.0}, "threshold must be finite and above 0"),
         ({"width": -1.0}, "width must be finite and above 0"),
         ({"tolerance": torch.nan}, "tolerance must be finite and above 0"),
@@ -212,6 +214,27 @@ def test_the_papers_forms_are_one_call_away() -> None:
 def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Refinement(**options)
+
+
+def test_ranks_are_the_share_of_pixels_below(linear: Any) -> None:
+    weights = torch.zeros(2, 1, 8, 8)
+    weights[0, 0, :4, :4], weights[0, 0, :4, 4:] = 9.0, 1.0
+    values, _, _, _ = run(weights, linear, Refinement(scale="rank"), LEVELS[:1])
+    wanted = torch.full((2, 8, 8), 0.5)  # in the second image nothing matters
+    wanted[0, :4, :4], wanted[0, :4, 4:], wanted[0, 4:] = 0.875, 0.625, 0.25
+    torch.testing.assert_close(values, wanted)
+
+
+@given(st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_ranks_keep_the_order(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 9, (2, 5, 7), generator=generator).float()
+    ranks = scaled(scores, "rank").flatten(1)
+    torch.testing.assert_close(ranks.mean(1), torch.full((2,), 0.5))
+    for row, own in zip(scores.flatten(1), ranks, strict=True):
+        assert torch.equal(row[:, None] < row, own[:, None] < own)
+    assert bool(((ranks > 0) & (ranks < 1)).all())
 
 
 def test_merging_keeps_the_mass_of_cells(rand: Any, linear: Any) -> None:

@@ -9,12 +9,7 @@ from usu_core._checks import check_choice, check_count, check_positive
 from usu_core.scoring._fills import FILLS, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
 from usu_core.scoring._protocol import LevelScorer
-from usu_core.segments._reduce import (
-    segment_counts,
-    segment_expand,
-    segment_max,
-    segment_mean,
-)
+from usu_core.segments._reduce import segment_counts, segment_expand, segment_max, segment_mean
 
 MODES = ("drop", "keep", "both", "context")
 
@@ -44,6 +39,7 @@ class MaskedPerturbation:
 
     Raises:
         ValueError: If an option is unknown or a number out of range.
+        TypeError: If ``contexts`` is not a tuple.
 
     Cost:
         One model evaluation per segment, two for ``"both"``, and one or two per image. In contexts,
@@ -70,6 +66,8 @@ class MaskedPerturbation:
         check_choice("mode", self.mode, MODES)
         check_choice("output", self.output, OUTPUTS)
         check_count("chunk_size", self.chunk_size)
+        if not isinstance(self.contexts, tuple):
+            raise TypeError(f"contexts must be a tuple, got {self.contexts!r}. Try (0.25,).")
         if not self.contexts:
             raise ValueError("contexts must hold at least one share, got none. Try mode='drop'.")
         for share in self.contexts:
@@ -101,7 +99,7 @@ class MaskedPerturbation:
                 for share in self.contexts:
                     level = _spread(torch.stack(parts).mean(0), labels, active, known)
                     so_far = torch.stack([*known, level]).mean(0)
-                    shown = _most_important(so_far, labels, share)
+                    shown = _most_important(so_far, labels, active.shape[1], share)
                     parts.append(probe.effects(labels, active, shown, probe.evaluate(shown)))
                 known.append(_spread(torch.stack(parts).mean(0), labels, active, known))
             return torch.stack(parts).mean(0)
@@ -161,14 +159,13 @@ def _spread(values: Tensor, labels: Tensor, active: Tensor, known: list[Tensor])
     return fine.where(segment_expand(active, labels), known[-1]) if known else fine
 
 
-def _most_important(values: Tensor, labels: Tensor, share: float) -> Tensor:
+def _most_important(values: Tensor, labels: Tensor, count: int, share: float) -> Tensor:
     """Show the segments of the highest mean value that together fit a share of the pixels.
 
     The first is always shown. Equal values keep the order of their labels.
     """
-    counts = segment_counts(labels, int(labels.max()) + 1)
-    means = segment_mean(values, labels, counts.shape[1]).masked_fill(counts == 0, -torch.inf)
+    means = segment_mean(values, labels, count)
     order = means.argsort(dim=1, descending=True, stable=True)
-    fits = counts.gather(1, order).cumsum(1) <= share * values[0].numel()
+    fits = segment_counts(labels, count).gather(1, order).cumsum(1) <= share * values[0].numel()
     fits[:, 0] = True
     return segment_expand(torch.zeros_like(fits).scatter(1, order, fits), labels)
