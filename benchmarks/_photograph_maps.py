@@ -13,6 +13,7 @@ Maps = tuple[dict[str, Tensor], Tensor, dict[str, int]]
 NAMES = ("nearest", "bilinear", "usu", "iwmr", "iwmr-mass", "tilted", "score-map")
 
 GUIDED = ("usu", "iwmr-mass", "tilted", "score-map")
+END, RANKS = ", context", "usu, context, ranks"
 IN_CONTEXT = USU(segmenter=Slic((64,)), scorer=MaskedPerturbation(mode="context"))
 """At most 195 evaluations: 64 segments, each in the whole image and in two contexts."""
 
@@ -37,14 +38,14 @@ def context_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     drops, context = USU().score_map(image, score), IN_CONTEXT.score_map(image, score)
     maps = {name: resolve(name)(cells, image=image)[:, 0] for name in ("nearest", "bilinear")}
     spent: dict[str, int] = {}
-    for found, end in ((drops, ""), (context, ", context")):
+    for found, end in ((drops, ""), (context, END)):
         for name in GUIDED:
             guided = resolve(name)(cells, image=image, score_map=found.values)
             maps[name + end] = guided[:, 0]
             spent[name + end] = found.evaluations
     ranks = scaled(context.values, "rank")
-    maps["usu, context, ranks"] = USU()(cells, image=image, score_map=ranks)[:, 0]
-    spent["usu, context, ranks"] = context.evaluations
+    maps[RANKS] = USU()(cells, image=image, score_map=ranks)[:, 0]
+    spent[RANKS] = context.evaluations
     return maps, drops.values, spent
 
 

@@ -1,6 +1,6 @@
 """Means over photographs, and paired tests of each map against others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,37 +18,58 @@ HIGHER_IS_BETTER = {
 }
 
 
-def summarise(records: list[dict[str, Any]], model: str, peers: Sequence[str]) -> dict[str, Any]:
-    """Average over images, and compare each map with the peers by paired tests."""
-    chosen = [record for record in records if record["model"] == model]
-    names = list(chosen[0]["metrics"])
-    result: dict[str, Any] = {"images": len(chosen), "maps": {}}
+def summarise(
+    records: list[dict[str, Any]], peers: Callable[[str], Sequence[str]]
+) -> dict[str, Any]:
+    """Average over images, and compare each map with its peers by paired tests.
+
+    Args:
+        records: An image each, with every metric of every map.
+        peers: What a map of that name is compared with, if it is there.
+
+    Returns:
+        The number of images, and by map its means and what :func:`paired` says of each peer.
+    """
+    names = list(records[0]["metrics"])
+    result: dict[str, Any] = {"images": len(records), "maps": {}}
     values = {
         name: {
-            **{m: np.array([r["metrics"][name][m] for r in chosen]) for m in METRICS},
+            **{m: np.array([r["metrics"][name][m] for r in records]) for m in METRICS},
             "gap": np.array(
-                [r["metrics"][name]["insertion"] - r["metrics"][name]["deletion"] for r in chosen]
+                [r["metrics"][name]["insertion"] - r["metrics"][name]["deletion"] for r in records]
             ),
         }
         for name in names
     }
     for name in names:
-        spent = [r["evaluations"].get(name, 0) for r in chosen]
+        spent = [r["evaluations"].get(name, 0) for r in records]
         row: dict[str, Any] = {"evaluations": float(np.mean(spent))}
-        row |= {metric: float(v.mean()) for metric, v in values[name].items()}
-        for peer in (peer for peer in peers if peer in names and peer != name):
+        row |= {metric: short(v.mean()) for metric, v in values[name].items()}
+        for peer in (peer for peer in peers(name) if peer in names and peer != name):
             row[f"against {peer}"] = {
-                metric: paired(v - values[peer][metric], HIGHER_IS_BETTER[metric])
+                metric: {
+                    key: short(value)
+                    for key, value in paired(
+                        v - values[peer][metric], HIGHER_IS_BETTER[metric]
+                    ).items()
+                }
                 for metric, v in values[name].items()
             }
         result["maps"][name] = row
     return result
 
 
-def print_summary(model: str, summary: dict[str, Any], peers: Sequence[str]) -> None:
+def short(value: float) -> float:
+    """Return six significant digits: no more were measured."""
+    return float(f"{value:.6g}")
+
+
+def print_summary(model: str, summary: dict[str, Any]) -> None:
     """Print every metric, a table for each peer."""
     header = ("map", "evaluations", *HIGHER_IS_BETTER)
-    for peer in peers:
+    start = "against "
+    found = dict.fromkeys(key for row in summary["maps"].values() for key in row)
+    for peer in (key.removeprefix(start) for key in found if key.startswith(start)):
         rows = []
         for name, row in summary["maps"].items():
             against = row.get(f"against {peer}")

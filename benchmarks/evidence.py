@@ -33,15 +33,16 @@ CONTEXT = (
     "tilted", "tilted, context", "score-map", "score-map, context", "RISE", "Lime", "Occlusion",
 )  # fmt: skip
 COMPARED_CONTEXT = (
-    ("usu, context", "bilinear"),
     ("usu, context", "usu"),
+    ("usu, context, ranks", "usu"),
+    ("iwmr-mass, context", "iwmr-mass"),
+    ("tilted, context", "tilted"),
+    ("score-map, context", "score-map"),
     ("usu, context, ranks", "bilinear"),
     *(
-        (f"{name}, context", peer)
-        for name in ("iwmr-mass", "tilted")
-        for peer in ("bilinear", name, "score-map, context", "RISE", "Lime", "Occlusion")
+        ("iwmr-mass, context", peer)
+        for peer in ("bilinear", "score-map, context", "RISE", "Lime", "Occlusion")
     ),
-    ("score-map, context", "score-map"),
 )
 PEERS = ("bilinear", "nearest", "score-map", "RISE", "Lime", "Occlusion")
 AIMED_AT = ("GradCAM", "LayerCAM", "HiResCAM")

@@ -10,7 +10,8 @@ Controls: nearest, the score map alone, RISE with as many model evaluations, the
 dealt out among them at random, and noise.
 
 ``--budget`` charts quality against model evaluations. ``--context`` compares scores that are taken
-in contexts too with drops alone, and both with RISE, LIME and occlusion for as many evaluations.
+in contexts too with drops alone, and both with RISE, LIME and occlusion for as many evaluations,
+on each model and on all together.
 Results are appended image by image, so a run that was stopped continues where it was.
 """
 
@@ -35,8 +36,8 @@ from benchmarks._common import (
     read_journal,
     write_json,
 )
-from benchmarks._photograph_maps import budget_maps, context_maps, main_maps
-from benchmarks._photograph_summary import METRICS, print_summary, summarise
+from benchmarks._photograph_maps import END, RANKS, budget_maps, context_maps, main_maps
+from benchmarks._photograph_summary import METRICS, print_summary, short, summarise
 from usu_captum import IMAGENET, ForwardScore, LayerGradCam, default_layer
 from usu_cli.evaluate._rise import rise
 from usu_cli.evaluate._sources import Setting, Subject, build_methods, explain
@@ -45,8 +46,7 @@ from usu_core import metrics
 PEERS = ("bilinear", "nearest", "score-map", "RISE", "usu, shuffled")
 EQUAL_COST = ("RISE", "Lime", "Occlusion")
 CONTEXT_PEERS = (
-    "bilinear", "nearest", "usu", "iwmr-mass", "tilted", "score-map", "score-map, context",
-    *EQUAL_COST,
+    "bilinear", "usu", "iwmr-mass", "tilted", "score-map", "score-map, context", *EQUAL_COST,
 )  # fmt: skip
 STEPS, BOXES = 8, 96
 
@@ -60,16 +60,21 @@ def main() -> None:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--budget", action="store_true", help="quality against evaluations")
     kinds.add_argument("--context", action="store_true", help="scores in contexts against drops")
-    parser.add_argument("--out", type=Path, default=RESULTS / "photographs.json")
+    parser.add_argument("--out", type=Path, help="photographs*.json among the results if not given")
     options = parser.parse_args()
+    kind = "_budget" if options.budget else "_context" if options.context else ""
+    options.out = options.out or RESULTS / f"photographs{kind}.json"
     journal = options.out.with_suffix(".jsonl")
     for name in options.models:
         _measure(name, options, journal)
     records = [record for record in read_journal(journal) if record["model"] in options.models]
-    peers = CONTEXT_PEERS if options.context else PEERS
-    summary = {name: summarise(records, name, peers) for name in options.models}
-    for name in options.models:
-        print_summary(name, summary[name], peers)
+    peers = _context_peers if options.context else lambda _: PEERS
+    groups = {name: [r for r in records if r["model"] == name] for name in options.models}
+    if options.context:
+        groups["all"] = records
+    summary = {name: summarise(group, peers) for name, group in groups.items()}
+    for name in groups:
+        print_summary(name, summary[name])
     write_json(
         options.out,
         {
@@ -82,6 +87,11 @@ def main() -> None:
             "images": records,
         },
     )
+
+
+def _context_peers(name: str) -> tuple[str, ...]:
+    """Return what a map is compared with: one by drops with bilinear alone."""
+    return CONTEXT_PEERS if name.endswith(END) or name == RANKS else ("bilinear",)
 
 
 def _measure(name: str, options: argparse.Namespace, journal: Path) -> None:
@@ -179,7 +189,8 @@ def _judge(
     found["correlation"] = metrics.box_correlation(effects, sums)
     found["infidelity"] = metrics.scale_optimised_infidelity(effects, sums)
     return {
-        name: {metric: float(found[metric][i]) for metric in METRICS} for i, name in enumerate(maps)
+        name: {metric: short(float(found[metric][i])) for metric in METRICS}
+        for i, name in enumerate(maps)
     }
 
 
