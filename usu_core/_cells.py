@@ -62,7 +62,12 @@ class CellGrid:
                 f"{fine} pixels: a cell would have no pixel. Pass the map the other way round, or "
                 "average-pool it first."
             )
-        return cls.box(coarse, fine, (0,) * len(fine) + fine)
+        # Whole numbers throughout, which torch.compile can trace where fractions are beyond it.
+        axes = (
+            Axis(tuple(-(-i * size // n) for i in range(n + 1)), size)
+            for n, size in zip(coarse, fine, strict=True)
+        )
+        return cls(coarse, fine, tuple(axes))
 
     @classmethod
     def box(
