@@ -92,6 +92,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
+def short(value: float, digits: int = 6) -> float:
+    """Return so many significant digits: no more were measured. Counts stay integers."""
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """Return what a run that was stopped has measured so far, a record per line."""
     if not path.exists():

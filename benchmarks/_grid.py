@@ -12,6 +12,7 @@ from benchmarks._common import (
     image_files,
     load_model,
     markdown,
+    short,
     write_json,
 )
 from usu_cli._models import Classifier
@@ -145,7 +146,7 @@ def _content(summary: Summary) -> dict[str, Any]:
     images = sorted({image for by_image in summary.values.values() for image in by_image})
     values: dict[str, dict[str, list[float | None]]] = {}
     for (metric, name), by_image in summary.values.items():
-        row = [_short(by_image[image]) if image in by_image else None for image in images]
+        row = [short(by_image[image]) if image in by_image else None for image in images]
         values.setdefault(metric, {})[_text(name)] = row
     return {
         "images": images,
@@ -156,9 +157,9 @@ def _content(summary: Summary) -> dict[str, Any]:
                 "metric": c.metric,
                 "map": _text(c.subject),
                 "peer": _text(c.peer),
-                **{key: _short(value) for key, value in dataclasses.asdict(c.result).items()},
-                "holm": _short(c.holm),
-                "bonferroni": _short(c.bonferroni),
+                **{key: short(value) for key, value in dataclasses.asdict(c.result).items()},
+                "holm": short(c.holm),
+                "bonferroni": short(c.bonferroni),
             }
             for c in summary.comparisons
         ],
@@ -173,11 +174,6 @@ def _text(name: MapName) -> str:
 def _name(text: str) -> MapName:
     method, upsampler = text.split(" | ")
     return method, upsampler
-
-
-def _short(value: float) -> float:
-    """Return six significant digits; counts stay integers."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def data(*parts: str) -> Path:

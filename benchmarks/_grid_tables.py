@@ -11,7 +11,8 @@ from usu_cli.evaluate._maps import AS_IS
 from usu_cli.evaluate._statistics import Array, paired
 from usu_cli.evaluate._summary import Comparison, MapName, label
 
-CONTROLS = ("RISE", "Lime", "Occlusion", "random")
+EQUAL_COST = ("RISE", "Lime", "Occlusion")
+CONTROLS = (*EQUAL_COST, "random")
 SUBJECTS = ("usu", "iwmr-mass", "tilted")
 LEVEL = 0.05
 _CURVES = ("deletion", "insertion")

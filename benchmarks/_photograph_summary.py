@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._common import table
+from benchmarks._common import short, table
 from benchmarks._statistics import paired
 
 METRICS = ("deletion", "insertion", "correlation", "infidelity")
@@ -47,21 +47,16 @@ def summarise(
         row |= {metric: short(v.mean()) for metric, v in values[name].items()}
         for peer in (peer for peer in peers(name) if peer in names and peer != name):
             row[f"against {peer}"] = {
-                metric: {
-                    key: short(value)
-                    for key, value in paired(
-                        v - values[peer][metric], HIGHER_IS_BETTER[metric]
-                    ).items()
-                }
+                metric: _compared(v - values[peer][metric], metric)
                 for metric, v in values[name].items()
             }
         result["maps"][name] = row
     return result
 
 
-def short(value: float) -> float:
-    """Return six significant digits: no more were measured."""
-    return float(f"{value:.6g}")
+def _compared(gains: np.ndarray[Any, Any], metric: str) -> dict[str, float]:
+    found = paired(gains, HIGHER_IS_BETTER[metric])
+    return {key: short(value) for key, value in found.items()}
 
 
 def print_summary(model: str, summary: dict[str, Any]) -> None:
@@ -80,6 +75,5 @@ def print_summary(model: str, summary: dict[str, Any]) -> None:
                 sign = "+" if against[metric]["gain"] > 0 else "-"
                 cells.append(f"{row[metric]:.3f} ({sign}{against[metric]['p']:.3f})")
             rows.append(cells)
-        if rows:
-            print(f"\n{model}, {summary['images']} images; in brackets gain and p against {peer}")
-            print(table(header, rows))
+        print(f"\n{model}, {summary['images']} images; in brackets gain and p against {peer}")
+        print(table(header, rows))

@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from benchmarks._common import short
 from benchmarks._statistics import paired, signed_rank
 from usu_core import metrics
 
@@ -91,7 +92,7 @@ def summarise(images: Sequence[dict[str, list[float]]]) -> dict[str, dict[str, A
 
 def _summary(values: np.ndarray[Any, Any]) -> dict[str, Any]:
     error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return {"mean": _short(values.mean()), "error": _short(error)}
+    return {"mean": short(values.mean(), 4), "error": short(error, 4)}
 
 
 def _paired(difference: np.ndarray[Any, Any]) -> dict[str, float]:
@@ -101,8 +102,4 @@ def _paired(difference: np.ndarray[Any, Any]) -> dict[str, float]:
     else:
         value = float(difference[0])
         found = {"gain": value, "low": value, "high": value, "p": signed_rank(difference)}
-    return {key: _short(found[key]) for key in ("gain", "low", "high", "p")}
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+    return {key: short(found[key], 4) for key in ("gain", "low", "high", "p")}

@@ -13,8 +13,16 @@ import matplotlib.pyplot as plt
 
 from benchmarks._common import RESULTS, ROOT, chance, emphasised, markdown
 from benchmarks._grid import published
-from benchmarks._grid_tables import CONTROLS as EQUAL_COST
-from benchmarks._grid_tables import SUBJECTS, differences, gains, maps_of, means, verdicts
+from benchmarks._grid_tables import CONTROLS as GRID_CONTROLS
+from benchmarks._grid_tables import (
+    EQUAL_COST,
+    SUBJECTS,
+    differences,
+    gains,
+    maps_of,
+    means,
+    verdicts,
+)
 from usu_cli.evaluate import Summary
 
 PICTURE = ROOT / "docs" / "images" / "budget.png"
@@ -30,7 +38,7 @@ COMPARED = (
 )
 CONTEXT = (
     "bilinear", "usu", "usu, context", "usu, context, ranks", "iwmr-mass", "iwmr-mass, context",
-    "tilted", "tilted, context", "score-map", "score-map, context", "RISE", "Lime", "Occlusion",
+    "tilted", "tilted, context", "score-map", "score-map, context", *EQUAL_COST,
 )  # fmt: skip
 COMPARED_CONTEXT = (
     ("usu, context", "usu"),
@@ -39,12 +47,9 @@ COMPARED_CONTEXT = (
     ("tilted, context", "tilted"),
     ("score-map, context", "score-map"),
     ("usu, context, ranks", "bilinear"),
-    *(
-        ("iwmr-mass, context", peer)
-        for peer in ("bilinear", "score-map, context", "RISE", "Lime", "Occlusion")
-    ),
+    *(("iwmr-mass, context", peer) for peer in ("bilinear", "score-map, context", *EQUAL_COST)),
 )
-PEERS = ("bilinear", "nearest", "score-map", "RISE", "Lime", "Occlusion")
+PEERS = ("bilinear", "nearest", "score-map", *EQUAL_COST)
 AIMED_AT = ("GradCAM", "LayerCAM", "HiResCAM")
 CONTROLS = ("usu, shuffled", "score-map", "RISE", "random")
 
@@ -70,7 +75,7 @@ def _equal_cost(models: Mapping[str, Summary]) -> None:
     curves = ("deletion", "insertion")
     judged = (*curves, "infidelity")
     print("\n### Against explanations of equal cost\n")
-    print(means(models, curves, maps_of(models, ("GradCAM", *EQUAL_COST)), "bilinear"))
+    print(means(models, curves, maps_of(models, ("GradCAM", *GRID_CONTROLS)), "bilinear"))
     print(f"\n{differences(models, 'GradCAM', PEERS)}")
     print(f"\n{verdicts(models, judged)}")
     print("\n" + gains(models, judged, AIMED_AT, "usu", ("bilinear", "nearest", "bicubic")))

@@ -11,14 +11,14 @@ dealt out among them at random, and noise.
 
 ``--budget`` charts quality against model evaluations. ``--context`` compares scores that are taken
 in contexts too with drops alone, and both with RISE, LIME and occlusion for as many evaluations,
-on each model and on all together.
-Results are appended image by image, so a run that was stopped continues where it was.
+on each model and on all together. Results are appended image by image, so a run that was stopped
+continues where it was.
 """
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +34,17 @@ from benchmarks._common import (
     load_image,
     load_model,
     read_journal,
+    short,
     write_json,
 )
+from benchmarks._grid_tables import EQUAL_COST
 from benchmarks._photograph_maps import END, RANKS, budget_maps, context_maps, main_maps
-from benchmarks._photograph_summary import METRICS, print_summary, short, summarise
+from benchmarks._photograph_summary import METRICS, print_summary, summarise
 from usu_captum import IMAGENET, ForwardScore, LayerGradCam, default_layer
-from usu_cli.evaluate._rise import rise
 from usu_cli.evaluate._sources import Setting, Subject, build_methods, explain
 from usu_core import metrics
 
 PEERS = ("bilinear", "nearest", "score-map", "RISE", "usu, shuffled")
-EQUAL_COST = ("RISE", "Lime", "Occlusion")
 CONTEXT_PEERS = (
     "bilinear", "usu", "iwmr-mass", "tilted", "score-map", "score-map, context", *EQUAL_COST,
 )  # fmt: skip
@@ -130,18 +130,15 @@ def _measure_image(
         )[:, 0].detach()
     elif options.context:
         maps, ties, spent = context_maps(cells, image, score)
-        evaluations = max(spent.values())
-        setting = Setting(model, model, IMAGENET, evaluations, 64)
-        subject = Subject(image, target, score, black, seed=0)
-        for name, method in build_methods(EQUAL_COST, setting).items():
-            found = explain(name, method, subject)
-            if found.fine is not None:
-                maps[name], spent[name] = found.fine, found.evaluations
     else:
         maps, ties, spent = main_maps(cells, image, score)
-        fill = image.mean((2, 3), keepdim=True).expand_as(image)
-        maps["RISE"] = rise(score, image, spent["usu"], fill=fill)
-        spent["RISE"] = spent["usu"]
+    if not options.budget:
+        setting = Setting(model, model, IMAGENET, max(spent.values()), 64)
+        subject = Subject(image, target, score, black, seed=0)
+        names = EQUAL_COST if options.context else ("RISE",)
+        for name, method in build_methods(names, setting).items():
+            found = explain(name, method, subject)
+            maps[name], spent[name] = cast(Tensor, found.fine), found.evaluations
     return {
         "target": target,
         "evaluations": spent,

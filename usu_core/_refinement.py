@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from usu_core._checks import check_choice, check_positive
+from usu_core._ranks import doubled_ranks
 from usu_core.scoring import ModelScore, Scorer
 from usu_core.segments import segment_counts, segment_expand, segment_max
 
@@ -215,7 +216,4 @@ def scaled(scores: Tensor, scale: str) -> Tensor:
     if scale == "peak":
         return _normalise([scores])[0]
     flat = scores.flatten(1)
-    order = flat.sort(1).values
-    below = torch.searchsorted(order, flat)
-    up_to = torch.searchsorted(order, flat, right=True)
-    return ((below + up_to).to(scores.dtype) / (2 * flat.shape[1])).view_as(scores)
+    return (doubled_ranks(flat).to(scores.dtype) / (2 * flat.shape[1])).view_as(scores)

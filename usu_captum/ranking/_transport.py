@@ -17,6 +17,7 @@ from usu_captum.ranking._sorter import (
     warn_unless_converged,
 )
 from usu_core._checks import check_choice, check_count, check_positive
+from usu_core._ranks import doubled_ranks
 
 NORMALISATIONS = ("rank", "range")
 
@@ -123,10 +124,7 @@ class RankTransport:
         """Return scores in [0, 1], higher is more important."""
         if self.normalise == "range":
             return standardise(scores, 1.0)
-        fixed = scores.detach().contiguous()
-        ordered = fixed.sort(1).values
-        below = torch.searchsorted(ordered, fixed)
-        upto = torch.searchsorted(ordered, fixed, right=True)
-        ranks = (below + upto).to(scores) / (2 * scores.shape[1])
-        spread = ordered[:, -1:] - ordered[:, :1]
+        fixed = scores.detach()
+        ranks = doubled_ranks(fixed).to(scores) / (2 * scores.shape[1])
+        spread = fixed.amax(1, keepdim=True) - fixed.amin(1, keepdim=True)
         return ranks + (scores - fixed) / spread.where(spread > FLAT, 1.0)

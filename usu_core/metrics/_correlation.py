@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_finite
+from usu_core._ranks import doubled_ranks
 
 
 def pearson(first: Tensor, second: Tensor) -> Tensor:
@@ -57,8 +58,4 @@ def spearman(first: Tensor, second: Tensor) -> Tensor:
 
 def mean_ranks(values: Tensor) -> Tensor:
     """Rank (B, N) upwards from 0, in float64; equal values share their mean rank."""
-    values = values.contiguous()
-    ordered = values.sort(1).values
-    below = torch.searchsorted(ordered, values)
-    up_to = torch.searchsorted(ordered, values, right=True)
-    return (below + up_to - 1).double() / 2
+    return (doubled_ranks(values) - 1).double() / 2

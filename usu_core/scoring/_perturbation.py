@@ -82,27 +82,25 @@ class MaskedPerturbation:
         fill = fill_images(images, self.fill)
         probe = _Probe(images, fill, score, self.output, self.chunk_size)
         all_shown = torch.ones_like(images[:, 0], dtype=torch.bool)
-        whole = nothing = images.new_zeros(0)
+        shares = self.contexts if self.mode == "context" else ()
+        ends = []  # what is shown, and its score
         if self.mode != "keep":
-            whole = probe.evaluate(all_shown)
+            ends.append((all_shown, probe.evaluate(all_shown)))
         if self.mode in ("keep", "both"):
-            nothing = probe.evaluate(~all_shown)
+            ends.append((~all_shown, probe.evaluate(~all_shown)))
         known: list[Tensor] = []  # (B, *pixels), the values of the levels so far
 
         def score_level(labels: Tensor, active: Tensor) -> Tensor:
-            parts = []
-            if self.mode != "keep":
-                parts.append(probe.effects(labels, active, all_shown, whole))
-            if self.mode in ("keep", "both"):
-                parts.append(probe.effects(labels, active, ~all_shown, nothing))
-            if self.mode == "context":
-                for share in self.contexts:
-                    level = _spread(torch.stack(parts).mean(0), labels, active, known)
-                    so_far = torch.stack([*known, level]).mean(0)
-                    shown = _most_important(so_far, labels, active.shape[1], share)
-                    parts.append(probe.effects(labels, active, shown, probe.evaluate(shown)))
-                known.append(_spread(torch.stack(parts).mean(0), labels, active, known))
-            return torch.stack(parts).mean(0)
+            parts = [probe.effects(labels, active, shown, base) for shown, base in ends]
+            for share in shares:
+                level = _spread(torch.stack(parts).mean(0), labels, active, known)
+                so_far = torch.stack([*known, level]).mean(0)
+                shown = _most_important(so_far, labels, active.shape[1], share)
+                parts.append(probe.effects(labels, active, shown, probe.evaluate(shown)))
+            values = torch.stack(parts).mean(0)
+            if shares:
+                known.append(_spread(values, labels, active, known))
+            return values
 
         return score_level
 
