@@ -13,9 +13,9 @@ Maps = tuple[dict[str, Tensor], Tensor, dict[str, int]]
 NAMES = ("nearest", "bilinear", "usu", "iwmr", "iwmr-mass", "tilted", "score-map")
 
 GUIDED = ("usu", "iwmr-mass", "tilted", "score-map")
-END, RANKS = ", context", "usu, context, ranks"
-IN_CONTEXT = USU(segmenter=Slic((64,)), scorer=MaskedPerturbation(mode="context"))
-"""At most 195 evaluations: 64 segments, each in the whole image and in two contexts."""
+END, RANKS = ", coalitions", "usu, coalitions, ranks"
+IN_COALITIONS = USU(segmenter=Slic((64,)), scorer=MaskedPerturbation(mode="coalitions"))
+"""At most 193 evaluations: the image, 64 segments and 128 coalitions of them."""
 
 
 def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
@@ -33,19 +33,19 @@ def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     return maps, found.values, spent
 
 
-def context_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
-    """The guided upsamplers by drops and by scores in contexts; drops break all ties."""
-    drops, context = USU().score_map(image, score), IN_CONTEXT.score_map(image, score)
+def coalition_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
+    """The guided upsamplers by drops and by scores of coalitions; drops break all ties."""
+    drops, asked = USU().score_map(image, score), IN_COALITIONS.score_map(image, score)
     maps = {name: resolve(name)(cells, image=image)[:, 0] for name in ("nearest", "bilinear")}
     spent: dict[str, int] = {}
-    for found, end in ((drops, ""), (context, END)):
+    for found, end in ((drops, ""), (asked, END)):
         for name in GUIDED:
             guided = resolve(name)(cells, image=image, score_map=found.values)
             maps[name + end] = guided[:, 0]
             spent[name + end] = found.evaluations
-    ranks = scaled(context.values, "rank")
+    ranks = scaled(asked.values, "rank")
     maps[RANKS] = USU()(cells, image=image, score_map=ranks)[:, 0]
-    spent[RANKS] = context.evaluations
+    spent[RANKS] = asked.evaluations
     return maps, drops.values, spent
 
 

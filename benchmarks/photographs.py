@@ -9,10 +9,10 @@ random boxes predicts what hiding the box costs (correlation; infidelity at the 
 Controls: nearest, the score map alone, RISE with as many model evaluations, the segments' scores
 dealt out among them at random, and noise.
 
-``--budget`` charts quality against model evaluations. ``--context`` compares scores that are taken
-in contexts too with drops alone, and both with RISE, LIME and occlusion for as many evaluations,
-on each model and on all together. Results are appended image by image, so a run that was stopped
-continues where it was.
+``--budget`` charts quality against model evaluations. ``--coalitions`` compares scores that ask
+random coalitions too with drops alone, and both with RISE, LIME and occlusion for as many
+evaluations, on each model and on all together. Results are appended image by image, so a run that
+was stopped continues where it was.
 """
 
 import argparse
@@ -38,15 +38,15 @@ from benchmarks._common import (
     write_json,
 )
 from benchmarks._grid_tables import EQUAL_COST
-from benchmarks._photograph_maps import END, RANKS, budget_maps, context_maps, main_maps
+from benchmarks._photograph_maps import END, RANKS, budget_maps, coalition_maps, main_maps
 from benchmarks._photograph_summary import METRICS, print_summary, summarise
 from usu_captum import IMAGENET, ForwardScore, LayerGradCam, default_layer
 from usu_cli.evaluate._sources import Setting, Subject, build_methods, explain
 from usu_core import metrics
 
 PEERS = ("bilinear", "nearest", "score-map", "RISE", "usu, shuffled")
-CONTEXT_PEERS = (
-    "bilinear", "usu", "iwmr-mass", "tilted", "score-map", "score-map, context", *EQUAL_COST,
+COALITION_PEERS = (
+    "bilinear", "usu", "iwmr-mass", "tilted", "score-map", "score-map, coalitions", *EQUAL_COST,
 )  # fmt: skip
 STEPS, BOXES = 8, 96
 
@@ -59,18 +59,20 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--budget", action="store_true", help="quality against evaluations")
-    kinds.add_argument("--context", action="store_true", help="scores in contexts against drops")
+    kinds.add_argument(
+        "--coalitions", action="store_true", help="scores of coalitions against drops"
+    )
     parser.add_argument("--out", type=Path, help="photographs*.json among the results if not given")
     options = parser.parse_args()
-    kind = "_budget" if options.budget else "_context" if options.context else ""
+    kind = "_budget" if options.budget else "_coalitions" if options.coalitions else ""
     options.out = options.out or RESULTS / f"photographs{kind}.json"
     journal = options.out.with_suffix(".jsonl")
     for name in options.models:
         _measure(name, options, journal)
     records = [record for record in read_journal(journal) if record["model"] in options.models]
-    peers = _context_peers if options.context else lambda _: PEERS
+    peers = _coalition_peers if options.coalitions else lambda _: PEERS
     groups = {name: [r for r in records if r["model"] == name] for name in options.models}
-    if options.context:
+    if options.coalitions:
         groups["all"] = records
     summary = {name: summarise(group, peers) for name, group in groups.items()}
     for name in groups:
@@ -89,9 +91,9 @@ def main() -> None:
     )
 
 
-def _context_peers(name: str) -> tuple[str, ...]:
+def _coalition_peers(name: str) -> tuple[str, ...]:
     """Return what a map is compared with: one by drops with bilinear alone."""
-    return CONTEXT_PEERS if name.endswith(END) or name == RANKS else ("bilinear",)
+    return COALITION_PEERS if name.endswith(END) or name == RANKS else ("bilinear",)
 
 
 def _measure(name: str, options: argparse.Namespace, journal: Path) -> None:
@@ -128,14 +130,14 @@ def _measure_image(
         maps["usu one pass"] = grad_cam.attribute(
             image, target=target, relu_attributions=True, upsampler="usu-fast"
         )[:, 0].detach()
-    elif options.context:
-        maps, ties, spent = context_maps(cells, image, score)
+    elif options.coalitions:
+        maps, ties, spent = coalition_maps(cells, image, score)
     else:
         maps, ties, spent = main_maps(cells, image, score)
     if not options.budget:
         setting = Setting(model, model, IMAGENET, max(spent.values()), 64)
         subject = Subject(image, target, score, black, seed=0)
-        names = EQUAL_COST if options.context else ("RISE",)
+        names = EQUAL_COST if options.coalitions else ("RISE",)
         for name, method in build_methods(names, setting).items():
             found = explain(name, method, subject)
             maps[name], spent[name] = cast(Tensor, found.fine), found.evaluations

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from usu_captum._layout import token_grid
+from usu_captum._layout import is_scaled, token_grid
 
 
 def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:
@@ -13,8 +13,9 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
 
     For timm and torchvision vision transformers that is the first normalisation of the last block;
     after it, patch tokens no longer reach the class token. For everything else the model is run
-    once, and the last module with a (B, C, h, w) output larger than one pixel is taken; for Swin
-    transformers, whose maps are (B, h, w, C), that is the last norm.
+    once, and the last module with a (B, C, h, w) output larger than one pixel is taken, if there is
+    one whose size is the image's at a stride; for Swin transformers, whose maps are (B, h, w, C),
+    that is the last norm.
 
     Args:
         model: A module.
@@ -35,18 +36,24 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
     normalisation = _last_normalisation(model)
     if normalisation is not None:
         return names[normalisation], normalisation
+    image = _example(model) if inputs is None else inputs
     found: list[nn.Module] = []
+    scaled: list[nn.Module] = []
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-            found.append(module)
+        if not isinstance(output, Tensor) or output.dim() != 4 or min(output.shape[2:]) <= 1:
+            return
+        found.append(module)
+        sizes = (output.shape[2:], output.shape[1:3])  # channels first, channels last
+        if len(output) == len(image) and any(is_scaled(size, image.shape[2:]) for size in sizes):
+            scaled.append(module)
 
     modes = {module: module.training for module in model.modules()}
     handles = [module.register_forward_hook(record) for module in names]
     try:
         model.eval()  # A forward pass in training mode would move batch statistics.
         with torch.no_grad():
-            model(_example(model) if inputs is None else inputs)
+            model(image)
     finally:
         for handle in handles:
             handle.remove()
@@ -56,7 +63,8 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
         raise ValueError(
             f"model must have a layer with a spatial output, got none in {type(model).__name__}."
         )
-    return names[found[-1]], found[-1]
+    last = (scaled or found)[-1]
+    return names[last], last
 
 
 def _last_normalisation(model: nn.Module) -> nn.Module | None:

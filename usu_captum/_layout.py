@@ -1,5 +1,6 @@
 """A layer's output as a channels-first map: (B, N, C) and (B, h, w, C) to (B, C, h, w)."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -42,6 +43,18 @@ def lay_out(
         "layer must give one spatial map of the image's rank per example to be upsampled, got "
         f"shape {tuple(values.shape)} for an image of shape {tuple(image.shape)}. Try a "
         "convolutional layer, another image_input, or upsampler=None."
+    )
+
+
+def is_scaled(size: Sequence[int], pixels: Sequence[int]) -> bool:
+    """Whether a map of this size may be the image at some stride, a cell or two of border apart.
+
+    Matrices of attention have as many dimensions as maps, and are none.
+    """
+    strides = (max(round(p / s), 1) for s, p in zip(size, pixels, strict=True))
+    return all(
+        abs(s * stride - p) <= 2 * stride
+        for s, p, stride in zip(size, pixels, strides, strict=True)
     )
 
 
@@ -118,6 +131,8 @@ def _is_channels_last(values: Tensor, image: Tensor, forward_func: Any, layer: A
         return by_type
     tokens = token_grid(forward_func, image, layer)
     windows = _hierarchy(image, forward_func, layer)
+    if windows is None and any(_is_windowed(module) for module in owners(forward_func, layer)):
+        return is_scaled(values.shape[1:3], image.shape[2:])  # It says so, but not how finely.
     grids = ((tokens.height, tokens.width),) if tokens else windows.grids if windows else ()
     shape = tuple(values.shape)
     first, last = shape[2:4] in grids, shape[1:3] in grids

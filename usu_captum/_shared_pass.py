@@ -11,6 +11,7 @@ from captum._utils.common import _select_targets
 from torch import Tensor, nn
 
 from usu_captum._attribute import Attribute
+from usu_captum._layout import is_scaled
 from usu_captum._options import Options
 from usu_captum._score import ForwardScore
 from usu_core import GradientScorer, interpolate, resolve
@@ -76,9 +77,13 @@ class SharedPass:
         return interpolate(effect, self.inputs.shape[2:], "nearest").squeeze(1)
 
     def _is_fine(self, value: Tensor) -> bool:
-        sizes = zip(value.shape[2:], self._cells, self.inputs.shape[2:], strict=False)
-        is_between = all(4 * cells <= size <= pixels for size, cells, pixels in sizes)
-        return bool(self._cells) and value.requires_grad and is_between
+        size, pixels = value.shape[2:], self.inputs.shape[2:]
+        if not self._cells or not value.requires_grad or len(value) != len(self.inputs):
+            return False
+        is_between = all(
+            4 * c <= s <= p for s, c, p in zip(size, self._cells, pixels, strict=False)
+        )
+        return is_between and is_scaled(size, pixels)
 
 
 class SharedScore(ForwardScore):

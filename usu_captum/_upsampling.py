@@ -10,6 +10,7 @@ from usu_captum._options import Options
 from usu_captum._score import ForwardScore
 from usu_captum._shared_pass import SharedPass, SharedScore
 from usu_core import CellGrid, resolve
+from usu_core._operands import check_no_cell_is_empty
 from usu_core.scoring import ModelScore
 
 
@@ -94,6 +95,8 @@ class Redistribution:
             grid = CellGrid.even(cells.shape[2:], self._image.shape[2:])
         if grid is None:
             raise ValueError("grid must be given to change the convention without an image.")
+        if self.convention == "total":
+            check_no_cell_is_empty(grid)
         sizes = grid.sizes(cells.device).clamp(min=1)
         return cells / sizes if self.convention == "total" else cells * sizes
 

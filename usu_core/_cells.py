@@ -178,6 +178,8 @@ class CellGrid:
 
     def mean(self, values: Tensor) -> Tensor:
         """Average ``values`` (..., *pixels) within each cell; empty cells give 0."""
+        if values.dtype in (torch.float16, torch.bfloat16):  # It could not hold the sums.
+            return self.mean(values.float()).to(values.dtype)
         return self.sum(values) / self.sizes(values.device).clamp(min=1)
 
     def max(self, values: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def check_positive(name: str, value: float) -> None:
     """Raise unless ``value`` is a finite number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:  # Unlike isfinite, torch.compile can trace it; NaN fails it too.
         raise ValueError(f"{name} must be finite and above 0, got {value}.")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from usu_core._cells import CellGrid
 from usu_core._checks import check_choice, check_positive
 from usu_core._operands import prepare
-from usu_core._potentials import POTENTIALS, LogPotential
+from usu_core._potentials import LogPotential, check_potential
 from usu_core._redistribution import CONVENTIONS, IMPORTANCES, NEGATIVES, PRIORS, iwmr, usu
 from usu_core._refinement import Refinement, ScoreMap, score_levels
 from usu_core._tilting import tilt
@@ -121,8 +121,7 @@ class USU(_Guided):
         """Check the options."""
         super().__post_init__()
         check_positive("temperature", self.temperature)
-        if isinstance(self.potential, str):
-            check_choice("potential", self.potential, POTENTIALS)
+        check_potential(self.potential)
         check_choice("negative", self.negative, NEGATIVES)
 
     def _operate(self, cells: Tensor, scores: Tensor, grid: CellGrid) -> Tensor:
@@ -206,8 +205,7 @@ class Tilted(_Guided):
         """Check the options."""
         super().__post_init__()
         check_positive("temperature", self.temperature)
-        if isinstance(self.potential, str):
-            check_choice("potential", self.potential, POTENTIALS)
+        check_potential(self.potential)
 
     def _operate(self, cells: Tensor, scores: Tensor, grid: CellGrid) -> Tensor:
         return tilt(

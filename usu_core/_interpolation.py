@@ -77,7 +77,8 @@ def interpolate(cells: Tensor, size: Sequence[int], mode: str = "bilinear") -> T
         mean = grid.mean(smooth)
         return smooth * grid.expand(part / mean.where(mean > 0, 1.0))
 
-    return conserve(cells.clamp(min=0)) - conserve((-cells).clamp(min=0))
+    wide = cells.to(torch.promote_types(cells.dtype, torch.float32))
+    return (conserve(wide.clamp(min=0)) - conserve((-wide).clamp(min=0))).to(cells.dtype)
 
 
 def _lanczos_weights(cells: int, pixels: int, lobes: int = 3) -> Tensor:

@@ -9,6 +9,15 @@ from usu_core._cells import CellGrid
 from usu_core._checks import check_finite, check_float_tensor, check_unit_interval
 
 
+def check_no_cell_is_empty(grid: CellGrid) -> None:
+    """Raise if a cell lies outside the image, where the mass it should get would vanish."""
+    if bool((grid.sizes() == 0).any()):
+        raise ValueError(
+            "grid must give every cell a pixel under convention='total', got cells outside the "
+            "image, whose mass would vanish. Try convention='density'."
+        )
+
+
 def prepare(
     cells: Tensor, scores: Tensor, grid: CellGrid | None, convention: str
 ) -> tuple[Tensor, Tensor, CellGrid]:
@@ -43,11 +52,8 @@ def prepare(
     cells, scores = cells.to(dtype), scores.to(dtype)
     if torch.compiler.is_compiling() or cells.numel() == 0:
         return cells, scores, grid
-    if convention == "total" and bool((grid.sizes() == 0).any()):
-        raise ValueError(
-            "grid must give every cell a pixel under convention='total', got cells outside the "
-            "image, whose mass would vanish. Try convention='density'."
-        )
+    if convention == "total":
+        check_no_cell_is_empty(grid)
     limit = torch.finfo(dtype).max / prod(grid.cells if convention == "total" else grid.pixels)
     largest = float(cells.detach().abs().amax())
     if largest > limit:

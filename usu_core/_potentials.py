@@ -52,10 +52,20 @@ POTENTIALS: dict[str, LogPotential] = {
 """The potentials that have a name."""
 
 
-def log_potential(scores: Tensor, potential: str | LogPotential) -> Tensor:
-    """Evaluate a named potential, or check what a caller's own one returns."""
+def check_potential(potential: object) -> None:
+    """Raise unless ``potential`` is a name or may be a log-potential."""
     if isinstance(potential, str):
         check_choice("potential", potential, POTENTIALS)
+    elif not callable(potential):
+        raise TypeError(
+            f"potential must be a name or a function from scores to log φ, got {potential!r}."
+        )
+
+
+def log_potential(scores: Tensor, potential: str | LogPotential) -> Tensor:
+    """Evaluate a named potential, or check what a caller's own one returns."""
+    check_potential(potential)
+    if isinstance(potential, str):
         return POTENTIALS[potential](scores)
     result = potential(scores)
     if not isinstance(result, Tensor) or result.shape != scores.shape:

@@ -202,7 +202,9 @@ def _allocate(
     factor = cells if convention == "total" else cells * grid.sizes(cells.device)
     if not grid.is_dense:
         peak = grid.expand(grid.max(energy).nan_to_num(neginf=0.0))
-        weight = ((energy - peak) / temperature).clamp(max=0.0).exp()
+        # A clamp at 0 would take the gradient of the pixels that share their cell's peak.
+        depth = (energy - peak).where(grid.labels(cells.device) >= 0, 0.0)
+        weight = (depth / temperature).exp()
         total = grid.sum(weight).clamp(min=torch.finfo(weight.dtype).tiny)
         weight = weight / grid.expand(total).where(grid.labels(cells.device) >= 0, 1.0)
         return weight * grid.expand(factor)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from usu_core._checks import check_choice, check_positive
+from usu_core._checks import check_choice, check_finite, check_positive
 from usu_core._ranks import doubled_ranks
 from usu_core.scoring import ModelScore, Scorer
 from usu_core.segments import segment_counts, segment_expand, segment_max
@@ -115,6 +115,8 @@ def heterogeneity(scores: Tensor, kernel: str = "range", padding: str = "edge") 
         >>> heterogeneity(torch.tensor([[0.0, 0.0, 0.0, 1.0]]))
         tensor([[0., 0., 1., 1.]])
     """
+    check_choice("kernel", kernel, KERNELS)
+    check_choice("padding", padding, PADDINGS)
     rank = scores.dim() - 1
     mode = "replicate" if padding == "edge" else "constant"
     padded = F.pad(scores.unsqueeze(1), (1, 1) * rank, mode=mode)
@@ -158,6 +160,7 @@ def score_levels(
             if not bool(active.any()):
                 break
         values = score_level(labels, active)
+        check_finite("score", values)
         fine = segment_expand(values, labels)
         if depth:
             # Segments that were not split keep the score of their parent.
@@ -206,7 +209,11 @@ def _merge(scores: Sequence[Tensor], levels: Sequence[Tensor], refinement: Refin
             peak = segment_max(strength, coarse, int(coarse.max()) + 1)
             strength = segment_expand(peak, coarse)
         alpha = torch.sigmoid(-(strength - refinement.centre) / refinement.width)
-        merged = alpha * merged + (1 - alpha) * scores[depth]
+        # An image that has settled stays as it is, whatever depth others of its batch go to.
+        went_on = (scores[depth] != scores[depth - 1]).flatten(1).any(1)
+        ones = (1,) * (merged.dim() - 1)
+        blended = alpha * merged + (1 - alpha) * scores[depth]
+        merged = blended.where(went_on.view(-1, *ones), merged)
     # Blends fall short of 1; a temperature should mean the same for every image.
     return scaled(merged, refinement.scale)
 

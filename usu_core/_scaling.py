@@ -75,9 +75,10 @@ def scale_to_unit(
         return values
     if mode == "min-max":
         ones = (1,) * (values.dim() - 1)
-        low = values.flatten(1).amin(1).view(-1, *ones)
-        reach = values.flatten(1).amax(1).view(-1, *ones) - low
-        return ((values - low) / reach.where(reach > 0, 1.0)).clamp(0, 1)
+        # Halved, because the distance of two finite numbers may not be finite.
+        low = values.flatten(1).amin(1).view(-1, *ones) / 2
+        reach = values.flatten(1).amax(1).view(-1, *ones) / 2 - low
+        return ((values / 2 - low) / reach.where(reach > 0, 1.0)).clamp(0, 1)
     return torch.stack([_bend(image, quantile, shoulder) for image in values.clamp(min=0)])
 
 

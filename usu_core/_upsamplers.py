@@ -113,6 +113,8 @@ class Upsampler(ABC):
         used = grid or CellGrid.even(cells.shape[2:], pixels)
         if used.pixels != pixels:
             raise ValueError(f"grid must cover {pixels} pixels, got {used.pixels}.")
+        if used.cells != tuple(cells.shape[2:]):
+            raise ValueError(f"grid must have cells {tuple(cells.shape[2:])}, got {used.cells}.")
         found = self._find_scores(cells, image, score, score_map)
         fine = self._redistribute(cells, None if found is None else found.values, used)
         if not details:

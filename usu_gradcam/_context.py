@@ -52,7 +52,10 @@ class ScoreMaps:
 
 
 ACTIVE: ContextVar[tuple[Options, ...]] = ContextVar("usu_gradcam_active", default=())
-"""Options of the patches in force, innermost last."""
+"""Options of the patches in force, innermost last; a copied context may hold closed ones."""
+
+OPEN: dict[int, Options] = {}
+"""Patches of all threads by identity: while there is one, the library's classes are patched."""
 
 FRAME: ContextVar[Frame | None] = ContextVar("usu_gradcam_frame", default=None)
 

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from pytorch_grad_cam import FullGrad
 from pytorch_grad_cam.utils.image import scale_cam_image
-from torch import Tensor
+from torch import Tensor, nn
 
 from usu_core import Interpolation
 from usu_gradcam import _fullgrad
 from usu_gradcam._arrays import Array, as_array
 from usu_gradcam._context import collected, collecting, shared_scores, suspended
 from usu_gradcam._guard import evaluating, muted
+from usu_gradcam._model import adapt
 from usu_gradcam._options import Options
 from usu_gradcam._reshape import TokenReshape
 from usu_gradcam._targets import TargetScore, predicted_targets
@@ -120,7 +121,9 @@ def upsample(
     images = images.detach()
     wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
     arguments: dict[str, Any] = {"image": wide}
-    score = TargetScore(model, targets) if score is None else score
+    # A patched CAM of the library holds the bare model, which wants images of its own precision.
+    run = adapt(model, None) if isinstance(model, nn.Module) else model
+    score = TargetScore(run, targets) if score is None else score
     fine = []
     with muted(model), evaluating(model), suspended():
         if callable(getattr(upsampler, "score_map", None)):

@@ -14,13 +14,12 @@ from typing import Any
 from pytorch_grad_cam.utils import image as library_image
 
 from usu_core import AnyUpsampler
-from usu_gradcam._context import ACTIVE, assigned
+from usu_gradcam._context import ACTIVE, OPEN
 from usu_gradcam._name_bound import make_scale_accross, make_scale_cam_image, rebind
 from usu_gradcam._options import Options, Scaling
 from usu_gradcam._wrappers import places
 
 _lock = threading.RLock()
-_depth = 0
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _helpers: list[tuple[Any, Any]] = []
 
@@ -52,7 +51,10 @@ def patch(
         >>> unpatch()
     """
     options = Options.make(upsampler, scaling, raw, box)
-    _install()
+    with _lock:
+        if not OPEN:
+            _install()
+        OPEN[id(options)] = options
     ACTIVE.set((*ACTIVE.get(), options))
 
 
@@ -65,8 +67,7 @@ def unpatch() -> None:
     active = ACTIVE.get()
     if not active:
         raise RuntimeError("unpatch() needs a patch() in the same thread before it, got none.")
-    ACTIVE.set(active[:-1])
-    _uninstall()
+    _close(active[:-1])
 
 
 @contextmanager
@@ -78,6 +79,8 @@ def patched(
     box: Sequence[float] | None = None,
 ) -> Iterator[None]:
     """Make pytorch-grad-cam's own classes redistribute inside a ``with`` block.
+
+    The library is restored on any exit, with it whatever was patched and not unpatched inside.
 
     Args:
         upsampler: As in :class:`Redistributed`.
@@ -93,27 +96,34 @@ def patched(
         >>> with patched("usu"):
         ...     pass
     """
-    options = Options.make(upsampler, scaling, raw, box)
-    _install()
+    before = ACTIVE.get()
     try:
-        with assigned(ACTIVE, (*ACTIVE.get(), options)):
-            yield
+        patch(upsampler, scaling=scaling, raw=raw, box=box)
+        yield
     finally:
-        _uninstall()
+        _close(before)
+
+
+def _close(remaining: tuple[Options, ...]) -> None:
+    """Go back to fewer patches, and restore the library if no thread has any left."""
+    with _lock:
+        was_open = bool(OPEN)
+        for options in ACTIVE.get()[len(remaining) :]:
+            OPEN.pop(id(options), None)
+        ACTIVE.set(remaining)
+        if was_open and not OPEN:
+            _uninstall()
 
 
 def _install() -> None:
-    global _depth
-    with _lock:
-        _depth += 1
-        if _depth > 1:
-            return
+    """Replace the methods and helpers; all of them or none."""
+    try:
         for owner, name, make in places():
             original = owner.__dict__[name]
             wrapper: Any = make(original)
             wrapper._usu_gradcam = True
-            setattr(owner, name, wrapper)
             _replaced.append((owner, name, original, wrapper))
+            setattr(owner, name, wrapper)
         for name, make in (
             ("scale_cam_image", make_scale_cam_image),
             ("scale_accross_batch_and_channels", make_scale_accross),
@@ -122,27 +132,25 @@ def _install() -> None:
             wrapper = make(original)
             _helpers.append((original, wrapper))
             rebind(original, wrapper)
+    except BaseException:
+        _uninstall()
+        raise
 
 
 def _uninstall() -> None:
-    global _depth
-    with _lock:
-        _depth -= 1
-        if _depth:
-            return
-        while _replaced:
-            owner, name, original, wrapper = _replaced.pop()
-            if owner.__dict__.get(name) is wrapper:
-                setattr(owner, name, original)
-            else:
-                # Ours does nothing any more without an active patch, so it may stay below.
-                warnings.warn(
-                    f"{owner.__name__}.{name} was replaced by other code while patched, and is "
-                    "left as it is.",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-        while _helpers:
-            original, wrapper = _helpers.pop()
-            # Modules imported meanwhile have bound the wrapper.
-            rebind(wrapper, original)
+    while _replaced:
+        owner, name, original, wrapper = _replaced.pop()
+        if owner.__dict__.get(name) is wrapper:
+            setattr(owner, name, original)
+        elif owner.__dict__.get(name) is not original:
+            # Ours does nothing any more without an active patch, so it may stay below.
+            warnings.warn(
+                f"{owner.__name__}.{name} was replaced by other code while patched, and is "
+                "left as it is.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+    while _helpers:
+        original, wrapper = _helpers.pop()
+        # Modules imported meanwhile have bound the wrapper.
+        rebind(wrapper, original)

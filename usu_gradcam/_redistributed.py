@@ -14,7 +14,7 @@ from usu_gradcam._calls import guarded
 from usu_gradcam._guard import evaluating, release
 from usu_gradcam._model import Evaluated, ScoredModel, adapt
 from usu_gradcam._options import Options, Scaling
-from usu_gradcam._reshape import reshape_transform_for
+from usu_gradcam._reshape import TokenReshape, reshape_transform_for
 from usu_gradcam._targets import check_targets
 
 
@@ -48,6 +48,7 @@ class Redistributed(BaseCAM):
     """
 
     redistribution: Options
+    reshape_transform: Callable[[Tensor], Tensor] | None
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Redistributed(BaseCAM):
     ) -> None:
         self.redistribution = Options.make(upsampler, scaling, raw, box)
         adapted = adapt(model, score_fn)
+        self._own_reshape = reshape_transform is None
         if reshape_transform is None:
             reshape_transform = reshape_transform_for(model)
         with evaluating(model):
@@ -111,6 +113,11 @@ class Redistributed(BaseCAM):
         self, input_tensor: Tensor, targets: list[Any] | None, eigen_smooth: bool = False
     ) -> Array:
         """Explain a batch of images without augmentation; see :meth:`__call__`."""
+        if self._own_reshape and isinstance(self.reshape_transform, TokenReshape):
+            # A model of any size lays its tokens out by the image: 14 x 14 are 7 x 28, too.
+            model = getattr(self.model, "wrapped", self.model)
+            self.reshape_transform = reshape_transform_for(model, input_tensor)
+            self.activations_and_grads.reshape_transform = self.reshape_transform
         return guarded(self, super().forward, input_tensor, targets, eigen_smooth)
 
     def compute_cam_per_layer(

@@ -64,7 +64,7 @@ class ChannelsLast:
         return maps.permute(0, 3, 1, 2) if last else maps
 
 
-def reshape_transform_for(model: Any) -> ReshapeTransform | None:
+def reshape_transform_for(model: Any, image: Tensor | None = None) -> ReshapeTransform | None:
     """Return the reshape transform of a timm or torchvision transformer, ``None`` for others.
 
     The library's own transforms assume a 14 × 14 grid, one prefix token and channels last. With
@@ -72,12 +72,13 @@ def reshape_transform_for(model: Any) -> ReshapeTransform | None:
 
     Args:
         model: A model, not a wrapper around one.
+        image: What it is run on (B, C, H, W). Models that take any size tell the grid by it.
 
     Example:
         >>> reshape_transform_for(torch.nn.Linear(1, 1)) is None
         True
     """
-    grid = read_token_grid(model)
+    grid = read_token_grid(model, image)
     if grid is not None:
         return TokenReshape(*grid)
     permutes = getattr(getattr(model, "permute", None), "dims", None)

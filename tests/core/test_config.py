@@ -47,11 +47,12 @@ SEGMENTERS = st.one_of(
 SCORERS = st.one_of(
     st.builds(
         MaskedPerturbation,
-        mode=st.sampled_from(["drop", "keep", "both", "context"]),
+        mode=st.sampled_from(["drop", "keep", "both", "coalitions"]),
         fill=FILLS,
         output=OUTPUTS,
         chunk_size=st.integers(1, 999),
-        contexts=st.lists(st.floats(1e-6, 0.999), min_size=1, max_size=3).map(tuple),
+        samples=st.integers(2, 999),
+        seed=st.integers(0, 9),
     ),
     st.builds(GradientScorer, fill=FILLS, output=OUTPUTS),
     st.builds(ShapleyRegression, samples=st.integers(2, 999), fill=FILLS, seed=st.integers(0, 9)),

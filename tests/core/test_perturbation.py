@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from usu_core import GradientScorer, MaskedPerturbation, Quadtree, ShapleyRegression
 from usu_core.scoring import Scorer, fill_images, model_score
+from usu_core.scoring._coalitions import Coalitions, banzhaf_values
 from usu_core.scoring._model import CountedScore
 from usu_core.segments import segment_mean, segment_sum
 
@@ -23,7 +24,7 @@ def problem(rand: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("mode", ["drop", "keep", "both", "context"])
+@pytest.mark.parametrize("mode", ["drop", "keep", "both"])
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 64])
 def test_equals_the_additive_models_own_effects(
     rand: Any, linear: Any, fill: Any, mode: str, chunk_size: int
@@ -37,9 +38,8 @@ def test_equals_the_additive_models_own_effects(
     effect = ((images - fill_images(images, fill)) * weights).sum(1)
     wanted = segment_sum(effect, labels, 4).clamp(min=0) * active
     torch.testing.assert_close(values, wanted, atol=1e-5, rtol=1e-4)
-    modes = {"both": 2, "context": 3}.get(mode, 1)
-    assert sum(model.asked) == modes * (2 + int(active.sum()))
-    assert max(model.asked) <= max(chunk_size, len(images))
+    assert sum(model.asked) == (1 + (mode == "both")) * (2 + int(active.sum()))
+    assert max(model.asked) <= chunk_size
 
 
 def test_the_modes_differ_where_segments_interact() -> None:
@@ -51,62 +51,60 @@ def test_the_modes_differ_where_segments_interact() -> None:
         assert scorer(images, score)(labels, torch.ones(1, 3).bool()).tolist() == [values]
 
 
-def test_a_context_finds_evidence_that_the_whole_image_has_to_spare() -> None:
+def test_coalitions_find_evidence_that_the_whole_image_has_to_spare() -> None:
     """Either of the first two pixels will do, so neither is missed; the last adds a little."""
-    images, labels = torch.tensor([[[2.0, 3.0, 0.5, 0.1]]]), torch.arange(4)[None]
+    images, labels = torch.tensor([[[2.0, 2.0, 0.5, 0.0]]]), torch.arange(4)[None]
     score = model_score(lambda x: x[:, 0, :2].amax(1) + x[:, 0, 2:].sum(1))
     active = torch.ones(1, 4).bool()
-    drops = MaskedPerturbation(fill="zero")(images, score)(labels, active)
-    torch.testing.assert_close(drops, torch.tensor([[0.0, 1.0, 0.5, 0.1]]))
-    # The largest drop alone is shown: f = 3. Without it 0; with the first still 3; 3.5; 3.1.
-    wanted = torch.tensor([[0.0, 3.0, 0.5, 0.1]])
-    for share in (0.01, 0.25, 0.49):
-        scorer = MaskedPerturbation(mode="context", fill="zero", contexts=(share,))
-        values = scorer(images, score)(labels, active)
-        torch.testing.assert_close(values, (drops + wanted) / 2)
-    # Two are shown: f = 3.5. Without the second 0.5, without the third 3.
-    scorer = MaskedPerturbation(mode="context", fill="zero", contexts=(0.5,))
+    scorer = MaskedPerturbation(mode="coalitions", fill="zero", samples=40_000, chunk_size=9_999)
+    # The drops are 0, 0, 0.5 and 0. Half of the time the other one of the two is hidden: 2 / 2.
+    wanted = torch.tensor([[0.5, 0.5, 0.5, 0.0]])
     values = scorer(images, score)(labels, active)
-    torch.testing.assert_close(values, (drops + wanted) / 2)
+    torch.testing.assert_close(values, wanted, atol=0.02, rtol=0)
 
 
-def test_a_context_is_made_of_all_levels_so_far() -> None:
-    """The second level splits the left half alone, and finds nothing in one of its parts."""
-    images = torch.tensor([[[1.0, 4.0, 2.0, 2.0]]])
-    shown: list[Tensor] = []
-
-    def remember(x: Tensor) -> Tensor:
-        shown.extend((x[:, 0] != 0).clone())
-        return x[:, 0, 1] + x[:, 0, 2:].sum(1)
-
-    scorer = MaskedPerturbation(mode="context", fill="zero", contexts=(0.5,))
-    score_level = scorer(images, model_score(remember))
-    assert score_level(torch.tensor([[0, 0, 1, 1]]), torch.ones(1, 2).bool()).tolist() == [[4, 4]]
-    before = len(shown)
-    # Means so far: (4 + 0) / 2, (4 + 4) / 2, and the parents' (4 + 4) / 2 on the right.
-    active = torch.tensor([[True, True, False, False]])
-    assert score_level(torch.tensor([[0, 1, 2, 3]]), active).tolist() == [[0, 4, 0, 0]]
-    seen = [row.int().tolist() for row in shown[before:]]
-    hidden, context, toggled = seen[:2], seen[2], seen[3:]
-    assert hidden == [[0, 1, 1, 1], [1, 0, 1, 1]]
-    assert context == [0, 1, 1, 0]
-    assert toggled == [[1, 1, 1, 0], [0, 0, 1, 0]]
-
-
-def test_a_context_remembers_what_a_finer_level_cannot_see() -> None:
-    """Either pixel on the left will do: only the first level, which hides both, misses them."""
-    images, shown = torch.ones(1, 1, 4), []
+def test_banzhaf_values_are_the_covariance_over_the_coalitions_drawn(rand: Any) -> None:
+    """Against every coalition in turn, where segments interact and one stays in the image."""
+    images = rand(2, 1, 6) + 0.5
+    asked: list[Tensor] = []
+    answers: list[Tensor] = []
+    labels = torch.tensor([[0, 1, 2, 3, 3, 4], [0, 0, 1, 2, 3, 4]])
+    active = torch.tensor([[True, True, False, True, True], [False] * 5])
 
     def remember(x: Tensor) -> Tensor:
-        shown.extend(x[:, 0].tolist())
-        return 10 * x[:, 0, :2].amax(1) + x[:, 0, 2:].sum(1)
+        asked.append(x[:, 0])
+        answers.append(x[:, 0, :2].prod(1) + x[:, 0, 2:].sum(1))
+        return answers[-1]
 
-    scorer = MaskedPerturbation(mode="context", fill="zero", contexts=(0.5,))
-    score_level = scorer(images, model_score(remember))
-    score_level(torch.tensor([[0, 0, 1, 1]]), torch.ones(1, 2).bool())
-    before = len(shown)
-    score_level(torch.arange(4)[None], torch.ones(1, 4).bool())
-    assert shown[before + 4] == [1, 1, 0, 0]  # after four drops
+    found = Coalitions(images, images * 0, model_score(remember), "logit", 7)
+    values = banzhaf_values(found, labels, active, samples=50, seed=3)
+    shown, outcome = torch.cat(asked) != 0, torch.cat(answers)
+    assert len(shown) == 50
+    assert shown[:, 2].all()  # The third segment was not asked about.
+    for pixel, segment in ((0, 0), (1, 1), (3, 3), (5, 4)):
+        member = shown[:, pixel].float()
+        covariance = ((member - 0.5) * (outcome - outcome.mean())).mean()
+        torch.testing.assert_close(values[0, segment], 4 * covariance, atol=1e-5, rtol=1e-5)
+    assert shown[:, 0].float().mean() == pytest.approx(0.5, abs=0.2)
+    assert float(values[0, 2]) == 0
+    assert not values[1].any()
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [MaskedPerturbation(mode="coalitions", samples=16), ShapleyRegression(samples=16)],
+    ids=["coalitions", "Shapley"],
+)
+def test_coalitions_of_an_image_do_not_depend_on_the_batch(rand: Any, scorer: Scorer) -> None:
+    images, weights, labels = problem(rand)
+    score = model_score(lambda x: (x * weights[:1]).sum((1, 2, 3)).square())
+    active = torch.ones(2, 4).bool()
+    active[1, 3] = False
+    both = scorer(images, score)(labels, active)
+    for i in range(2):
+        count = 4 - i
+        alone = scorer(images[i : i + 1], score)(labels[i : i + 1], active[i : i + 1, :count])
+        torch.testing.assert_close(both[i : i + 1, :count], alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scorer", [MaskedPerturbation, GradientScorer, ShapleyRegression])
@@ -159,7 +157,15 @@ def test_gradients_of_parameters_and_flags_are_left_alone(rand: Any) -> None:
         assert torch.equal(p, before[name])
 
 
-@pytest.mark.parametrize("scorer", [MaskedPerturbation(), GradientScorer(), ShapleyRegression()])
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        MaskedPerturbation(),
+        MaskedPerturbation(mode="coalitions"),
+        GradientScorer(),
+        ShapleyRegression(),
+    ],
+)
 def test_the_global_generator_is_left_alone(rand: Any, linear: Any, scorer: Scorer) -> None:
     images, weights, labels = problem(rand)
     state = torch.get_rng_state()
@@ -214,10 +220,8 @@ def test_counted_scores_count_flatten_and_widen() -> None:
         (lambda: MaskedPerturbation(output="p"), ValueError, "output must be one of"),
         (lambda: MaskedPerturbation(chunk_size=0), ValueError, "chunk_size must be at least 1"),
         (lambda: MaskedPerturbation(chunk_size=1.5), TypeError, "chunk_size must be an integer"),
-        (lambda: MaskedPerturbation(contexts=0.5), TypeError, "contexts must be a tuple, got 0.5"),
-        (lambda: MaskedPerturbation(contexts=()), ValueError, "contexts must hold at least one"),
-        (lambda: MaskedPerturbation(contexts=(0.0,)), ValueError, "contexts must be"),
-        (lambda: MaskedPerturbation(contexts=(1.0,)), ValueError, "contexts must be below 1, got"),
+        (lambda: MaskedPerturbation(samples=1), ValueError, "samples must be at least 2, got 1"),
+        (lambda: MaskedPerturbation(seed=-1), ValueError, "seed must be at least 0, got -1"),
         (lambda: GradientScorer(fill="grey"), ValueError, "fill must be one of"),
         (lambda: GradientScorer(output="p"), ValueError, "output must be one of"),
         (lambda: ShapleyRegression(samples=1), ValueError, "samples must be at least 2, got 1"),

@@ -103,11 +103,13 @@ def diffid(
     def remove(i: Tensor, k: Tensor) -> Tensor:
         most_first = (k < K).view(-1, *[1] * (place.dim() - 1))
         removed = torch.where(most_first, place[i], last - place[i]) < limit[k % K]
-        kept = (~removed).to(images).expand_as(images[i])
-        axes = tuple(range(1, images.dim()))
         # Sums over kept elements of kept elements alone: no share reaches 1, so there are some.
-        mean = (images[i] * kept).sum(axes, keepdim=True) / kept.sum(axes, keepdim=True)
-        return torch.where(removed, mean, images[i])
+        # Half precision could not hold them.
+        wide = images[i].to(torch.promote_types(images.dtype, torch.float32))
+        kept = (~removed).to(wide).expand_as(wide)
+        axes = tuple(range(1, images.dim()))
+        mean = (wide * kept).sum(axes, keepdim=True) / kept.sum(axes, keepdim=True)
+        return torch.where(removed, mean.to(images.dtype), images[i])
 
     score = _LabelScore(model, labels.to(images.device), measure)
     scores = perturbed_scores(

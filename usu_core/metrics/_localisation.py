@@ -94,7 +94,8 @@ def concentration(attribution: Tensor, mask: Tensor) -> Tensor:
         tensor([0.7500])
     """
     _check(attribution, mask)
-    positive = attribution.clamp(min=0).flatten(1)
+    wide = attribution.to(torch.promote_types(attribution.dtype, torch.float32))
+    positive = wide.clamp(min=0).flatten(1)
     total = positive.sum(1)
     return (positive * mask.flatten(1)).sum(1) / total.where(total > 0, 1.0)
 

@@ -129,7 +129,10 @@ def noisy_linear_imputation(
             f"{tuple(images.shape)} and {tuple(hidden.shape)}."
         )
     _check_noise(noise)
-    result = torch.where(hidden.unsqueeze(1), _solve(images, hidden, iterations), images)
+    # Half precision could not hold the solver's sums.
+    wide = images.to(torch.promote_types(images.dtype, torch.float32))
+    solved = _solve(wide, hidden, iterations).to(images.dtype)
+    result = torch.where(hidden.unsqueeze(1), solved, images)
     if noise > 0:
         source = torch.Generator().manual_seed(0) if generator is None else generator
         draw = torch.randn(images.shape, generator=source, device=source.device).to(images)

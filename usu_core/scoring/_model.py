@@ -110,11 +110,13 @@ def class_scores(outputs: Tensor, output: str = "probability") -> Tensor:
         tensor([[0., 0.]])
     """
     check_choice("output", output, OUTPUTS)
+    # Probabilities that were rounded to half precision do not quite add up to one.
+    tolerance = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-3
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     if outputs.dim() != 2 or outputs.shape[1] < 2 or output == "logit":
         return outputs
     given = outputs.detach()
-    if bool(((given >= 0).all(1) & ((given.sum(1) - 1).abs() < 1e-3)).all()):
+    if bool(((given >= 0).all(1) & ((given.sum(1) - 1).abs() < tolerance)).all()):
         log_p = outputs.clamp(min=1e-12).log()
     else:
         log_p = outputs.log_softmax(1)

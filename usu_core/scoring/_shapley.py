@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_choice, check_count
+from usu_core.scoring._coalitions import Coalitions
 from usu_core.scoring._fills import FILLS, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
 from usu_core.scoring._protocol import LevelScorer
@@ -50,6 +51,7 @@ class ShapleyRegression:
         """Check the options."""
         check_count("samples", self.samples, 2)
         check_count("chunk_size", self.chunk_size)
+        check_count("seed", self.seed, 0)
         check_choice("output", self.output, OUTPUTS)
         if not isinstance(self.fill, Tensor):
             check_choice("fill", self.fill, FILLS)
@@ -59,47 +61,30 @@ class ShapleyRegression:
 
         Segments that are not active stay in the image.
         """
-        fill = fill_images(images, self.fill)
+        asked = Coalitions(
+            images, fill_images(images, self.fill), score, self.output, self.chunk_size
+        )
 
         def score_level(labels: Tensor, active: Tensor) -> Tensor:
-            generator = torch.Generator().manual_seed(self.seed)
             result = torch.zeros(active.shape, device=images.device)
             for i, row in enumerate(active):
-                players = row.nonzero().flatten()
-                if len(players):
-                    values = self._values(i, players, images, fill, labels, score, generator)
-                    result[i, players] = values
+                if bool(row.any()):
+                    result[i, row] = self._values(i, row, labels, asked)
             return result.clamp(min=0)
 
         return score_level
 
-    def _values(
-        self,
-        i: int,
-        players: Tensor,
-        images: Tensor,
-        fill: Tensor,
-        labels: Tensor,
-        score: ModelScore,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def _values(self, i: int, active: Tensor, labels: Tensor, asked: Coalitions) -> Tensor:
         """Estimate the Shapley values of one image's active segments."""
-        count = len(players)
-        drawn = _coalitions(count, self.samples, generator).to(images.device)
-        edges = torch.tensor([[False], [True]], device=images.device).expand(2, count)
-        present = torch.cat([edges, drawn])
-        seats = torch.ones(
-            len(present), int(labels[i].max()) + 1, dtype=torch.bool, device=images.device
-        )
-        seats[:, players] = present
-        values = []
-        with torch.no_grad():
-            for chunk in seats.split(self.chunk_size):
-                mask = chunk[:, labels[i]].unsqueeze(1)
-                mixed = torch.where(mask, images[i], fill[i])
-                example = torch.full((len(chunk),), i, device=images.device)
-                values.append(score.evaluate(mixed, example, self.output))
-        outcome = torch.cat(values).double()
+        count = int(active.sum())
+        # A generator of its own for every image: its values do not depend on the batch.
+        drawn = _coalitions(count, self.samples, torch.Generator().manual_seed(self.seed))
+        edges = torch.tensor([[False], [True]]).expand(2, count)
+        present = torch.cat([edges, drawn]).to(labels.device)
+        seats = (~active).repeat(len(present), 1)
+        seats[:, active] = present
+        example = torch.full((len(seats),), i, device=labels.device)
+        outcome = asked.evaluate(labels, seats, example).double()
         if count == 1:
             return (outcome[1] - outcome[0]).float().expand(1)
         return _solve(present[2:].double(), outcome).float()

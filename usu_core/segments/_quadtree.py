@@ -20,6 +20,7 @@ class Quadtree:
 
     Raises:
         ValueError: If there is no level or the numbers do not divide each other.
+        TypeError: If the numbers are not a tuple of integers.
 
     Cost:
         Nothing but the label maps. Any rank, any device.
@@ -34,6 +35,8 @@ class Quadtree:
 
     def __post_init__(self) -> None:
         """Check that the levels nest."""
+        if not isinstance(self.blocks, tuple):
+            raise TypeError(f"blocks must be a tuple, got {self.blocks!r}. Try (4, 8).")
         if not self.blocks:
             raise ValueError("blocks must hold at least one level, got none.")
         for number in self.blocks:

@@ -30,6 +30,7 @@ class Slic:
 
     Raises:
         ValueError: If the sizes do not grow or a number is not positive.
+        TypeError: If the sizes are not a tuple of integers.
 
     Cost:
         About 20 ms per level and 224 × 224 image on one CPU core, on the CPU whatever the device.
@@ -48,6 +49,8 @@ class Slic:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        if not isinstance(self.segments, tuple):
+            raise TypeError(f"segments must be a tuple, got {self.segments!r}. Try (36, 64).")
         if not self.segments:
             raise ValueError("segments must hold at least one level, got none.")
         for number in self.segments:
