@@ -18,6 +18,7 @@ from usu_captum import (
     LayerActivation,
     LayerGradCam,
     LayerGradientXActivation,
+    LayerIntegratedGradients,
     interpolate,
 )
 from usu_captum._methods import WITH_UPSAMPLER
@@ -248,6 +249,16 @@ def test_a_content_box_says_where_cells_lie(net: Any, guided: Any) -> None:
     fine = fine_map(LayerGradCam(net, net.relu2), images, guided, grid=grid)
     assert not fine[:, :, 8:].any()
     assert fine[:, :, :8].any()
+
+
+@pytest.mark.parametrize("options", [{"convention": "total"}, {"return_convergence_delta": True}])
+def test_totals_of_a_box_beyond_the_image_are_refused(net: Any, guided: Any, options: Any) -> None:
+    """What the cells outside should get would vanish, and with it what the delta says."""
+    images = torch.rand(1, 3, 16, 12)
+    grid = CellGrid.box((8, 6), (16, 12), (0, 0, 32, 24))
+    method = LayerIntegratedGradients(net, net.relu2)
+    with pytest.raises(ValueError, match="grid must give every cell a pixel under convention='t"):
+        method.attribute(images, target=1, upsampler=guided, grid=grid, **options)
 
 
 @pytest.mark.parametrize("rank", [1, 3])

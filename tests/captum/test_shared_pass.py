@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from usu_captum import ForwardScore, LayerGradCam
 from usu_core import CellGrid, GradientScorer, resolve
+from usu_core.segments import segment_expand, segment_mean
 
 
 class Counted(nn.Module):
@@ -107,3 +108,41 @@ def test_nothing_is_left_behind(model: Counted, images: Tensor) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not images.requires_grad
     assert images.grad is None
+
+
+class Attending(nn.Module):
+    """Mixes sixteen cells by a matrix that has the dimensions of a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = nn.Sequential(nn.Conv2d(3, 6, 8, stride=8), nn.ReLU())
+        self.weights = nn.Softmax(-1)
+        self.late = nn.Conv2d(6, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        cells = self.coarse(images)
+        tokens = cells.flatten(2).transpose(1, 2)
+        attention = self.weights((tokens @ tokens.transpose(1, 2))[:, None])
+        mixed = (attention[:, 0] @ tokens).transpose(1, 2).unflatten(2, (5, 5))
+        return self.head(self.late(mixed).mean((2, 3)))
+
+
+def test_attention_is_no_map_of_the_image() -> None:
+    """25 x 25 is four times as fine as 5 x 5, and within 40 x 40."""
+    torch.manual_seed(0)
+    model, images = Attending().eval(), torch.rand(1, 3, 40, 40)
+    images[..., :24, :] = images[..., :24].mean()
+    fine = LayerGradCam(model, model.late).attribute(images, target=1, upsampler="usu-fast")
+    cells = captum.attr.LayerGradCam(model, model.late).attribute(images, target=1)
+    guide = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(guide)[0, 1], guide)
+    effect = (gradient * images).sum(1).abs()
+    upsampler = resolve("usu-fast")
+    levels = upsampler.segmenter(images)
+    means = [
+        segment_expand(segment_mean(effect, level, int(level.max()) + 1), level) for level in levels
+    ]
+    scores = torch.stack(means).mean(0)
+    expected = upsampler(cells, score_map=scores / scores.amax())
+    torch.testing.assert_close(fine, expected, rtol=1e-4, atol=1e-6)

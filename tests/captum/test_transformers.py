@@ -260,3 +260,32 @@ def test_guided_redistribution_keeps_token_mass(guided: Any) -> None:
     fine = method.attribute(images, target=[0, 2], upsampler=guided)
     pooled = torch.nn.functional.avg_pool2d(fine, 16)
     torch.testing.assert_close(pooled, cells_of(nearest, 4, 6), atol=1e-6, rtol=1e-3)
+
+
+class Declared(nn.Module):
+    """Keeps (B, h, w, C), says so, and has no patch embedding that says how finely."""
+
+    output_fmt = "NHWC"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 24, 8, 8)
+        self.stage = nn.Sequential(nn.Identity(), nn.Identity())
+        self.attention = nn.Softmax(-1)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stage(self.embed(images).permute(0, 2, 3, 1))
+        tokens = maps.flatten(1, 2)
+        weights = self.attention((tokens @ tokens.mT)[:, None].expand(-1, 2, -1, -1))
+        return self.head((weights[:, 0] @ tokens).mean(1))
+
+
+def test_a_model_that_declares_channels_last_without_its_grid() -> None:
+    torch.manual_seed(0)
+    model, images = Declared().eval(), torch.rand(1, 3, 64, 96)
+    name, layer = default_layer(model, images)
+    assert name == "stage"  # Not the attention, whose 96 by 96 are no map.
+    output, gradient = layer_output(model, layer, images, 1)
+    fine = LayerGradientXActivation(model, layer).attribute(images, target=1, upsampler="nearest")
+    assert_close_to(cells_of(fine, 8, 12), (output * gradient).sum(3)[:, None])

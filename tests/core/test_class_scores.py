@@ -45,6 +45,10 @@ def test_rows_that_are_probabilities_are_recognised() -> None:
     odds = class_scores(p, "log-odds")
     torch.testing.assert_close(odds[0], p[0].logit())
     assert bool(odds.isfinite().all())
+    # The softmax of half precision adds up to one within that precision only.
+    rounded = torch.randn(64, 10, generator=torch.manual_seed(0)).softmax(1).bfloat16()
+    assert float((rounded.float().sum(1) - 1).abs().max()) > 1e-3
+    torch.testing.assert_close(class_scores(rounded), rounded.float(), atol=1e-6, rtol=0)
     not_quite = torch.tensor([[0.7, 0.2, 0.2], [1.0, 0.0, 0.0]])
     torch.testing.assert_close(class_scores(not_quite), not_quite.softmax(1))
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from usu_core import (
     USU,
     GivenLabels,
+    GradientScorer,
     MaskedPerturbation,
     Quadtree,
     Refinement,
@@ -19,6 +20,7 @@ from usu_core import (
     score_levels,
 )
 from usu_core._refinement import scaled
+from usu_core.scoring import model_score
 from usu_core.segments import segment_expand
 
 ADAPTIVE = ["segment", "pixel"]
@@ -246,3 +248,26 @@ def test_merging_keeps_the_mass_of_cells(rand: Any, linear: Any) -> None:
             cells, image=rand(1, 1, 8, 8).double(), score=linear(rand(1, 1, 8, 8)), details=True
         )
         assert float(result.mass_error.max()) < 1e-13
+
+
+@pytest.mark.parametrize("mixing", ADAPTIVE)
+def test_an_image_that_settled_does_not_follow_its_batch(rand: Any, mixing: str) -> None:
+    images = rand(4, 1, 16, 16)
+    images[2] = 0.5 + 0.2 * images[2]  # Nearly even: it settles early.
+    levels = Quadtree((2, 4, 8, 16))(images)
+    scorer, refinement = GradientScorer(fill="zero"), Refinement(mixing=mixing, tolerance=0.1)
+    score = model_score(lambda x: x.square().sum((1, 2, 3)))
+    values, _ = score_levels(images, levels, scorer, score, refinement)
+    reached = set()
+    for i in range(4):
+        its = tuple(level[i : i + 1] for level in levels)
+        alone, used = score_levels(images[i : i + 1], its, scorer, score, refinement)
+        torch.testing.assert_close(values[i : i + 1], alone)
+        reached.add(len(used))
+    assert len(reached) > 1  # Otherwise nothing was tested.
+
+
+def test_scores_that_are_not_finite_are_the_models() -> None:
+    model = model_score(lambda x: x.log().sum((1, 2, 3)))
+    with pytest.raises(ValueError, match="score must be finite, got 8 NaN or infinite of 8"):
+        score_levels(torch.ones(2, 1, 8, 8), LEVELS[:1], SCORER, model, Refinement())

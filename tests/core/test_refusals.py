@@ -11,8 +11,13 @@ from usu_core import (
     IWMR,
     USU,
     CellGrid,
+    Interpolation,
+    Quadtree,
     ScoreMapOnly,
+    Slic,
+    Tilted,
     conditioning_strength,
+    heterogeneity,
     interpolate,
     iwmr,
     usu,
@@ -201,3 +206,25 @@ def test_interpolation(
 ) -> None:
     with pytest.raises(error, match=message):
         interpolate(cells, size, mode)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: heterogeneity(SCORES, "square"), ValueError, "kernel must be one of range, d"),
+        (lambda: heterogeneity(SCORES, padding="none"), ValueError, "padding must be one of edge"),
+        (lambda: USU(potential=None), TypeError, "potential must be a name or a function"),
+        (lambda: Tilted(potential=3), TypeError, "potential must be a name or a function"),
+        (lambda: Slic(36), TypeError, r"segments must be a tuple, got 36. Try"),
+        (lambda: Slic([4, 16]), TypeError, r"segments must be a tuple, got \[4, 16\]"),
+        (lambda: Quadtree([4]), TypeError, r"blocks must be a tuple, got \[4\]"),
+        (
+            lambda: Interpolation()(CELLS[None], size=(4, 4), grid=CellGrid.even((4, 4), (4, 4))),
+            ValueError,
+            r"grid must have cells \(2, 2\), got \(4, 4\)",
+        ),
+    ],
+)
+def test_options_that_would_fail_later(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()

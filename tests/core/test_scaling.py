@@ -73,3 +73,8 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         scale_to_unit(**({"attribution": torch.ones(1, 3)} | call))
+
+
+def test_the_largest_numbers_there_are() -> None:
+    values = torch.tensor([[-3e38, 0.0, 3e38]])
+    torch.testing.assert_close(scale_to_unit(values, "min-max"), torch.tensor([[0.0, 0.5, 1.0]]))

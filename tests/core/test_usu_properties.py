@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from usu_core import CellGrid, usu
+from usu_core import CellGrid, iwmr, usu
 
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -152,3 +152,19 @@ def test_scores_of_zero_and_one_mixed_stay_finite(level: float, potential: str) 
     assert bool(fine.isfinite().all())
     torch.testing.assert_close(fine.sum(), torch.tensor(4.0))
     assert fine[0].argsort(stable=True).tolist() == scores[0].argsort(stable=True).tolist()
+
+
+@pytest.mark.parametrize("operator", [usu, iwmr])
+def test_gradients_of_tied_scores_are_those_of_the_even_grid(operator: Any) -> None:
+    """Scores are one value per segment: that several pixels share the peak is the rule."""
+    even = CellGrid.even((1, 2), (2, 4))
+    labelled = CellGrid.from_labels(even.labels(), (1, 2))
+    found = []
+    for grid in (even, labelled):
+        cells = torch.tensor([[[2.0, -1.0]]], dtype=torch.float64)
+        scores = torch.tensor([[[0.7, 0.7, 0.5, 0.5], [0.1, 0.7, 0.5, 0.5]]], dtype=torch.float64)
+        scores.requires_grad_()
+        fine = operator(cells, scores, temperature=0.3, grid=grid)
+        found.append(torch.autograd.grad((fine * fine.detach()).sum(), scores)[0])
+    assert bool(found[0].any())
+    torch.testing.assert_close(found[1], found[0])

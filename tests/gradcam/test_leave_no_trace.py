@@ -233,6 +233,9 @@ def test_half_precision_elsewhere(net: nn.Module, images: torch.Tensor, quick: U
     fast = USU(segmenter=Quadtree((2, 4)), scorer=GradientScorer())
     cam = usu_gradcam.GradCAM(half, [half.last], upsampler=fast)
     assert cam(images.bfloat16(), None, aug_smooth=True).shape == (2, 24, 32)
+    with usu_gradcam.patched(fast):
+        assert library.GradCAM(half.half(), [half.last])(images.half(), None).shape == (2, 24, 32)
+    half.bfloat16()
     factorize = usu_gradcam.DeepFeatureFactorization(half, half.last, upsampler=quick)
     assert factorize(images.bfloat16(), 2)[1][0].shape == (2, 24, 32)
 

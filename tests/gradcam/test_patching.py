@@ -1,5 +1,7 @@
 """patch(), unpatch() and patched(): the library's own names, in this thread only."""
 
+import asyncio
+import contextvars
 import sys
 import threading
 import types
@@ -308,3 +310,62 @@ def test_scores_are_not_redistributed_themselves(net: nn.Module, images: torch.T
         library.GradCAM(model, [net.last])(images, TARGETS)
     wanted = library.GradCAM(net, [net.first])(images[:1], None)
     np.testing.assert_allclose(seen[0], wanted, atol=1e-6)
+
+
+def test_a_task_may_undo_what_its_parent_patched() -> None:
+    """Tasks have a copy of the context: both undo the same patch, once."""
+    before = state()
+
+    async def undo() -> None:
+        unpatch()
+
+    async def parent() -> None:
+        patch(QUICK)
+        await asyncio.create_task(undo())
+        unpatch()
+
+    for _ in range(2):
+        asyncio.run(parent())
+        assert state() == before
+    with patched(QUICK):
+        assert state() != before
+    assert state() == before
+
+
+def test_a_closed_patch_that_a_context_remembers_is_closed(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    theirs = library.GradCAM(net, [net.last])
+    plain = theirs(images, TARGETS)
+    with patched(QUICK):
+        remembered = contextvars.copy_context()
+    with ThreadPoolExecutor() as pool:
+        entered, done = threading.Event(), threading.Event()
+
+        def elsewhere() -> None:
+            with patched("nearest"):
+                entered.set()
+                done.wait(30)
+
+        other = pool.submit(elsewhere)
+        entered.wait(30)
+        found = remembered.run(theirs, images, TARGETS)
+        done.set()
+        other.result()
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_an_interrupted_patch_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = state()
+
+    def interrupted(old: Any, new: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(usu_gradcam._patching, "rebind", interrupted)
+        with pytest.raises(KeyboardInterrupt), patched(QUICK):
+            pass
+    assert state()[1] == before[1]
+    with patched(QUICK):
+        assert state() != before
+    assert state() == before

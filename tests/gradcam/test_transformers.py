@@ -189,3 +189,21 @@ class TestErrors:
         cam = usu_gradcam.GradCAM(swin, [layer], swinT_reshape_transform, upsampler="nearest")
         with pytest.raises(RuntimeError, match="invalid for input of size"):
             cam(torch.rand(1, 3, 32, 32), TARGETS)
+
+
+def test_tokens_of_a_model_of_any_size_lie_as_in_each_image(timm: Any) -> None:
+    """The same number of tokens, in another shape than the model was made with."""
+    torch.manual_seed(3)
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=(32, 32), patch_size=8, depth=2, num_heads=2, embed_dim=16, num_classes=5,
+        dynamic_img_size=True,
+    ).eval()  # fmt: skip
+    layer = model.blocks[-1].norm1
+    for size, grid in (((16, 64), (2, 8)), ((32, 32), (4, 4)), ((64, 16), (8, 2))):
+        images = torch.rand(1, 3, *size)
+        options = {"upsampler": "nearest", "raw": True}
+        with usu_gradcam.GradCAM(model, [layer], **options) as cam:
+            cam(torch.rand(1, 3, 32, 32), TARGETS)
+            fine = cam(images, TARGETS)
+        with usu_gradcam.GradCAM(model, [layer], TokenReshape(*grid, 1), **options) as cam:
+            np.testing.assert_array_equal(fine, cam(images, TARGETS))
