@@ -17,7 +17,7 @@ def maps() -> Tensor:
 
 
 def cell_means(values: Tensor) -> Tensor:
-    return CellGrid.even((7, 7), SIZE).mean(values + 60)
+    return CellGrid.even((7, 7), SIZE).mean(values + 100)
 
 
 def conserved(values: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def share_inside(values: Tensor) -> Tensor:
 
 
 def imputed(values: Tensor) -> Tensor:
-    images = values[:, None].expand(-1, 3, -1, -1)
+    images = values[:, None].expand(-1, 3, -1, -1) * 8
     return road(lambda x: x.float().mean((1, 2, 3)), images, values, shares=[0.3, 0.5])
 
 
