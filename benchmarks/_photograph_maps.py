@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from usu_core import USU, MaskedPerturbation, Slic, resolve
+from usu_core import USU, Slic, resolve
 from usu_core._refinement import scaled
 from usu_core.scoring import ModelScore
 
@@ -14,8 +14,6 @@ NAMES = ("nearest", "bilinear", "usu", "iwmr", "iwmr-mass", "tilted", "score-map
 
 GUIDED = ("usu", "iwmr-mass", "tilted", "score-map")
 END, RANKS = ", coalitions", "usu, coalitions, ranks"
-IN_COALITIONS = USU(segmenter=Slic((64,)), scorer=MaskedPerturbation(mode="coalitions"))
-"""At most 193 evaluations: the image, 64 segments and 128 coalitions of them."""
 
 
 def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
@@ -35,7 +33,8 @@ def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
 
 def coalition_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     """The guided upsamplers by drops and by scores of coalitions; drops break all ties."""
-    drops, asked = USU().score_map(image, score), IN_COALITIONS.score_map(image, score)
+    drops = USU().score_map(image, score)
+    asked = resolve("iwmr-coalitions").score_map(image, score)
     maps = {name: resolve(name)(cells, image=image)[:, 0] for name in ("nearest", "bilinear")}
     spent: dict[str, int] = {}
     for found, end in ((drops, ""), (asked, END)):

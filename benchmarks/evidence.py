@@ -36,18 +36,21 @@ COMPARED = (
     ("usu, shuffled", "nearest"),
     ("usu", "usu, shuffled"),
 )
-CONTEXT = (
-    "bilinear", "usu", "usu, context", "usu, context, ranks", "iwmr-mass", "iwmr-mass, context",
-    "tilted", "tilted, context", "score-map", "score-map, context", *EQUAL_COST,
+COALITIONS = (
+    "bilinear", "usu", "usu, coalitions", "usu, coalitions, ranks", "iwmr-mass", "iwmr-mass, coalitions",
+    "tilted", "tilted, coalitions", "score-map", "score-map, coalitions", *EQUAL_COST,
 )  # fmt: skip
-COMPARED_CONTEXT = (
-    ("usu, context", "usu"),
-    ("usu, context, ranks", "usu"),
-    ("iwmr-mass, context", "iwmr-mass"),
-    ("tilted, context", "tilted"),
-    ("score-map, context", "score-map"),
-    ("usu, context, ranks", "bilinear"),
-    *(("iwmr-mass, context", peer) for peer in ("bilinear", "score-map, context", *EQUAL_COST)),
+COMPARED_COALITIONS = (
+    ("usu, coalitions", "usu"),
+    ("usu, coalitions, ranks", "usu"),
+    ("iwmr-mass, coalitions", "iwmr-mass"),
+    ("tilted, coalitions", "tilted"),
+    ("score-map, coalitions", "score-map"),
+    ("usu, coalitions, ranks", "bilinear"),
+    *(
+        ("iwmr-mass, coalitions", peer)
+        for peer in ("bilinear", "score-map, coalitions", *EQUAL_COST)
+    ),
 )
 PEERS = ("bilinear", "nearest", "score-map", *EQUAL_COST)
 AIMED_AT = ("GradCAM", "LayerCAM", "HiResCAM")
@@ -59,9 +62,9 @@ def main() -> None:
     held_out = _read("photographs.json")
     print(_compact(held_out["summary"], (*SHOWN, *CONTROLS)))
     print(f"\n{_differences(held_out['summary'], COMPARED)}")
-    context = _read("photographs_context.json")["summary"]
-    print(f"\n### In contexts\n\n{_compact(context, CONTEXT)}")
-    print(f"\n{_differences(context, COMPARED_CONTEXT)}")
+    asked = _read("photographs_coalitions.json")["summary"]
+    print(f"\n### Of coalitions\n\n{_compact(asked, COALITIONS)}")
+    print(f"\n{_differences(asked, COMPARED_COALITIONS)}")
     _equal_cost(published(RESULTS / "faithfulness.json"))
     _on_the_object(published(RESULTS / "localisation.json"))
     for model, summary in held_out["summary"].items():

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from usu_core._checks import check_choice, check_count
 from usu_core.scoring._coalitions import Coalitions, banzhaf_values
@@ -81,7 +80,8 @@ class MaskedPerturbation:
 
         def score_level(labels: Tensor, active: Tensor) -> Tensor:
             example, segment = active.nonzero(as_tuple=True)
-            alone = F.one_hot(segment, active.shape[1]).bool()
+            none = active.new_zeros(len(segment), active.shape[1])
+            alone = none.scatter(1, segment[:, None], True)
             parts = []
             if whole is not None:
                 parts.append(whole[example] - asked.evaluate(labels, ~alone, example))
