@@ -8,8 +8,10 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +22,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from usu_cli import main
+from usu_cli._architectures import find_architecture
 from usu_cli._classes import find_target, read_class_names
 from usu_cli._errors import UsageError
 from usu_cli._images import read_image
+from usu_cli._models import load_classifier
 from usu_cli._preprocessing import Preprocessing
 
 ARCH = "timm:test_resnet"
@@ -166,6 +170,8 @@ def test_explain_a_model_of_ones_own(
         "    return timm.create_model('test_resnet', num_classes=5).train()\n"
         "def number(): return 3\n"
         "def broken(): raise KeyError('no such key')\n"
+        "class Picky(torch.nn.Module):\n"
+        "    def forward(self, images): raise ValueError('I want more')\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "own_models", raising=False)
@@ -183,6 +189,7 @@ def test_explain_a_model_of_ones_own(
             "own_models:tinny": "did you mean tiny?",
             "own_models:number": "must return a torch.nn.Module, got int",
             "own_models:broken": "failed with KeyError",
+            "own_models:Picky": "own_models:Picky failed on an image with ValueError: I want more",
             "not_there:build": "cannot import 'not_there'",
         }.items():
             assert message in error_of(capsys, work, *start, model)
@@ -213,6 +220,141 @@ def test_explain_torchvision_architecture_with_weights(work: Path, tmp_path: Pat
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["images"][0]["target"] == {"index": 0, "name": "tench"}
     assert manifest["settings"]["preprocessing"]["resize"] == round(256 * 64 / 224)
+
+
+class TestTorchvision:
+    """Networks are built as torchvision builds those that it fills itself."""
+
+    @pytest.fixture
+    def downloaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        """Put a file where torch keeps downloads, so that none is needed."""
+        (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+        def put(name: str, content: object) -> None:
+            url = torchvision.models.get_model_weights(name).DEFAULT.url
+            torch.save(content, tmp_path / "hub" / "checkpoints" / Path(url).name)
+
+        return put
+
+    @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+    def test_inputs_are_transformed(
+        self, tmp_path: Path, downloaded: Callable[..., None], name: str
+    ) -> None:
+        untrained = {"weights": None, "init_weights": False}
+        state = torchvision.models.get_model(name, **untrained).state_dict()
+        downloaded(name, state)
+        assert find_architecture(f"torchvision:{name}").pretrained().transform_input
+        assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+        bare = {key: value for key, value in state.items() if not key.lower().startswith("aux")}
+        assert len(bare) < len(state)
+        for weights in (state, bare):
+            save_file(weights, tmp_path / "w.safetensors")
+            spec = f"torchvision:{name}"
+            assert load_classifier(spec, weights=tmp_path / "w.safetensors").model.transform_input
+
+    def test_old_names_of_dense_layers(
+        self, tmp_path: Path, downloaded: Callable[..., None]
+    ) -> None:
+        state = torchvision.models.densenet121(weights=None).state_dict()
+        old = {
+            re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
+            for key, value in state.items()
+            if "num_batches" not in key
+        }
+        assert "features.denseblock1.denselayer1.norm.1.weight" in old
+        downloaded("densenet121", old)
+        save_file(old, tmp_path / "w.safetensors")
+        spec = "torchvision:densenet121"
+        local = load_classifier(spec, weights=tmp_path / "w.safetensors").model
+        for model in (find_architecture(spec).pretrained(), local):
+            found = model.state_dict()
+            assert all(torch.equal(value, found[key]) for key, value in state.items())
+
+    def test_size_of_the_images_that_weights_are_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("torch.nn.init.trunc_normal_", lambda tensor, *_, **__: tensor)
+        with torch.device("meta"):
+            model = find_architecture("torchvision:vit_h_14").build(5)
+        assert model.image_size == 518
+
+    def test_downloads_run_no_code(
+        self,
+        capsys: pytest.CaptureFixture[str],
+        work: Path,
+        tmp_path: Path,
+        downloaded: Callable[..., None],
+    ) -> None:
+        downloaded("squeezenet1_1", Runs(tmp_path / "ran"))
+        with pytest.raises(SystemExit, match="2"):
+            explain(work, work / "photo.png", "--model", "torchvision:squeezenet1_1", model=False)
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "could not get the weights of torchvision:squeezenet1_1" in error
+        assert not (tmp_path / "ran").exists()
+
+
+class Runs:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+class TestEndings:
+    """However a command ends, it ends in one line or none."""
+
+    PRINTS = (
+        "import usu_cli\n"
+        "from usu_cli import _main, _table\n"
+        "_main._doctor = lambda _: print(_table.text_table(['insertion ↑'], [['é']]))\n"
+        "usu_cli.main(['doctor'])\n"
+    )
+
+    def ending(self, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> object:
+        def fail() -> None:
+            raise error
+
+        monkeypatch.setattr("usu_cli._doctor.run_doctor", fail)
+        with pytest.raises(SystemExit) as caught:
+            main(["doctor"])
+        return caught.value.code
+
+    def test_interrupted(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.ending(monkeypatch, KeyboardInterrupt()) == 130
+        assert capsys.readouterr().err == "usu: interrupted\n"
+
+    def test_files_that_fail(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.ending(monkeypatch, OSError(28, "No space left", "report.html")) == 2
+        said = capsys.readouterr().err
+        assert said == "usu: error: [Errno 28] No space left: 'report.html'\n"
+
+    def run(self, code: str, **given: Any) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(  # noqa: S603 - fixed arguments
+            [sys.executable, "-c", code], cwd=Path(__file__).parent.parent,
+            stderr=subprocess.PIPE, check=False, **given,
+        )  # fmt: skip
+
+    def test_nobody_reads_on(self) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # what is printed waits
+            done = self.run(self.PRINTS, stdout=writing, env=environment)
+        finally:
+            os.close(writing)
+        assert (done.returncode, done.stderr) == (1, b"")
+
+    def test_narrow_encodings(self) -> None:
+        environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+        done = self.run(self.PRINTS, stdout=subprocess.PIPE, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode("cp1252").split() == ["insertion", "?", "?" * 11, "é"]
 
 
 class TestErrors:
@@ -326,7 +468,7 @@ class TestErrors:
 
     def test_unknown_target(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
         photo, names = work / "photo.png", ("--classes", work / "names.txt")
-        for index in ("5", "-1"):
+        for index in ("5", "-1", "--5", "9" * 5000):
             assert "0 to 4" in refused(capsys, work, photo, f"--target={index}")
         assert "--classes" in refused(capsys, work, photo, "--target", "bee")
         assert "there are: <b>ant</b>, bee" in refused(
@@ -344,12 +486,27 @@ class TestErrors:
         for name, content, complaint in (
             ("few.txt", "a\nb\n", "2 class names, but the model has 5 outputs"),
             ("bad.json", "{", "cannot read"),
+            ("deep.json", "[" * 100_000, "nested too deeply"),
+            ("from1.json", '{"1":"a","2":"b","3":"c","4":"d","5":"e"}', "0 to 4, got '5'"),
+            ("twice.json", '{"0":"a","00":"b","2":"c","3":"d","4":"e"}', "0 to 4, got '00'"),
+            ("short.csv", "id,name\n0,a\n1\n2,c\n3,d\n4,e\n", "row 2 below the header"),
+            ("long.csv", "a" * 200_000, "field larger than field limit"),
             ("bad.csv", "a,b\n1,2\n", "no column is headed 'name'"),
             ("names.pkl", "x", ".txt, .csv or .json"),
         ):
             (tmp_path / name).write_text(content)
             assert complaint in refused(capsys, work, photo, "--classes", tmp_path / name)
         assert "No such file" in refused(capsys, work, photo, "--classes", tmp_path / "none.txt")
+
+    @pytest.mark.parametrize(
+        "values", [("--mean", "nan", "0", "0"), ("--std", "inf", "inf", "inf")]
+    )
+    def test_numbers_that_are_none(
+        self, capsys: pytest.CaptureFixture[str], work: Path, values: tuple[str, ...]
+    ) -> None:
+        assert f"argument {values[0]}: must be finite" in refused(
+            capsys, work, work / "photo.png", *values
+        )
 
     def test_unwritable_folder(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
         for out in (work / "photo.png", work / "photo.png" / "below"):
@@ -386,6 +543,12 @@ class TestReading:
     def test_sixteen_bits(self, tmp_path: Path) -> None:
         Image.fromarray(np.full((2, 2), 32768, dtype=np.uint16)).save(tmp_path / "deep.png")
         assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (127, 127, 127)
+
+    @pytest.mark.parametrize("dtype", [np.int32, np.float32])
+    def test_greys_of_no_known_range(self, tmp_path: Path, dtype: type) -> None:
+        Image.fromarray(np.ones((2, 2), dtype=dtype)).save(tmp_path / "deep.tif")
+        with pytest.raises(UsageError, match=r"cannot read image .* which say not what white is"):
+            read_image(tmp_path / "deep.tif")
 
     def test_orientation(self, tmp_path: Path) -> None:
         exif = Image.Exif()
@@ -428,6 +591,34 @@ def test_a_shared_class_name_is_not_guessed() -> None:
 def test_crop_is_square_and_central(size: tuple[int, int]) -> None:
     crop = Preprocessing(size=64, resize=73).crop(Image.new("RGB", size))
     assert crop.size == (64, 64)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crop_of_a_strip(turn: bool, interpolation: str) -> None:
+    rng = np.random.default_rng(0)
+    # Far from black and white, where bicubic overshoots are clipped between Pillow's two passes.
+    pixels = rng.integers(80, 176, (9, 401, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels.swapaxes(0, 1).copy() if turn else pixels)
+    look = Preprocessing(size=64, resize=73, interpolation=interpolation)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("usu_cli._preprocessing._LONGEST", 100)
+        whole = np.asarray(look.crop(image), dtype=int)
+    assert np.abs(whole - np.asarray(look.crop(image))).max() <= 1
+
+
+def test_crop_resizes_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    resize = Image.Image.resize
+
+    def noting(image: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Any:
+        sizes.append(size)
+        return resize(image, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", noting)
+    Preprocessing(size=64, resize=73).crop(Image.new("RGB", (1, 3000)))
+    Preprocessing(size=64, resize=73).crop(Image.new("RGB", (100, 1600)))
+    assert sizes == [(64, 64), (73, 1168)]
 
 
 @pytest.fixture(scope="module")
@@ -489,6 +680,17 @@ def test_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert re.search(r"^Grad-CAM with usu +works$", said, re.M)
     assert torch.__version__.partition("+")[0] in said
+
+
+def test_doctor_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = ("pandas", "tabulate")
+    monkeypatch.setattr("usu_cli._doctor._version", lambda name: None if name in missing else "1")
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert re.search(r"^extra evaluate +missing: pip install pandas tabulate$", said, re.M)
+    assert re.search(r"^extra manifold +installed$", said, re.M)
 
 
 def test_doctor_fails_where_a_check_does(

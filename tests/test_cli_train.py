@@ -95,6 +95,8 @@ def test_another_run_in_the_folder(work: Path, capsys: pytest.CaptureFixture[str
         (("--data", "nowhere"), "folder of images or a .npz file, got 'nowhere'"),
         (("--encoder", "timm:resnet81", "--encoder-weights", "w"), "'resnet81'"),
         (("--encoder", "resnet18"), 'encoder must be "classifier" or "timm:NAME"'),
+        (("--encoder-weights", "nope.safetensors"), "encoder_weights must be None"),
+        (("--learning-rate", "inf"), "must be finite, got inf"),
         (("--encoder", "timm:test_vit", "--gradients"), "gradients must be False"),
         (("--labelled",), "one folder per class"),
         (("--steps", "0"), "must be at least 1"),
@@ -105,6 +107,55 @@ def test_refusals(
     work: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert message in error_of(capsys, work, *arguments)
+
+
+def test_its_own_curves_are_no_data(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside = ("--data", work, "--out", work / "my" / "explainer", "--steps", "1")
+    train(work, *inside)
+    assert (work / "my" / "explainer" / "curves.png").is_file()
+    train(work, *inside)
+    assert "trained explainer" in capsys.readouterr().out
+    message = error_of(capsys, work, "--out", work / "pictures")
+    assert "is the folder of images" in message
+    assert {path.suffix for path in (work / "pictures").iterdir()} == {".png"}
+
+
+class TestLabels:
+    """Folders are of the outputs that they are meant to be of, or training does not begin."""
+
+    @pytest.fixture
+    def labelled(self, work: Path) -> Path:
+        for i, path in enumerate(sorted((work / "pictures").iterdir())):
+            path.rename(path.parent.parent / f"{i}.png")
+        return work
+
+    def sort(self, work: Path, *folders: str) -> None:
+        for i in range(8):
+            folder = work / "pictures" / folders[i % len(folders)]
+            folder.mkdir(exist_ok=True)
+            (work / f"{i}.png").rename(folder / f"{i}.png")
+
+    @pytest.mark.parametrize("count", [2, 7])
+    def test_folders_that_nothing_names(
+        self, labelled: Path, capsys: pytest.CaptureFixture[str], count: int
+    ) -> None:
+        self.sort(labelled, *(f"kind_{i}" for i in range(count)))
+        message = error_of(capsys, labelled, "--labelled", "--steps", "1")
+        assert f"each of the classifier's 5 outputs, got {count}: 'kind_0', 'kind_1'" in message
+        assert "0 to 4" in message
+        assert not list((labelled / "out").iterdir())
+
+    def test_numbers_and_names(self, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.sort(labelled, "3", "1")
+        train(labelled, "--labelled", "--steps", "1")
+        assert "labels: 1 is output 1, 3 is output 3\n" in capsys.readouterr().out
+        (labelled / "pictures" / "1").rename(labelled / "pictures" / "Bee")
+        (labelled / "pictures" / "3").rename(labelled / "pictures" / "emu")
+        names = labelled / "names.txt"
+        names.write_text("ant\nbee\ncat\ndog\nemu\n")
+        arguments = ("--labelled", "--steps", "1", "--out", labelled / "named")
+        train(labelled, *arguments, "--classes", names)
+        assert "labels: Bee is output 1, emu is output 4\n" in capsys.readouterr().out
 
 
 def test_an_empty_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

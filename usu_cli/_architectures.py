@@ -1,18 +1,28 @@
 """Architectures by name: of timm, of torchvision, or a person's own function."""
 
 import importlib
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from usu_cli._errors import UsageError, one_line, unknown
 from usu_cli._preprocessing import Preprocessing, for_timm, for_torchvision
 
 FORMS = "timm:NAME, torchvision:NAME or package.module:function"
+
+State = Mapping[str, Tensor]
+# Heads for training alone: some files hold them, some do not, and no output comes from them.
+_TRAINING_HEAD = re.compile(r"(aux[12]|AuxLogits)\.")
+# A dot that torchvision's own DenseNet files have, and its modules no longer.
+_OLD_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+_FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True)
@@ -21,10 +31,11 @@ class Architecture:
 
     Args:
         name: As a person gave it.
-        build: Makes it untrained, with any number of classes; ``None`` for its own.
+        build: Makes it to be filled from a file, with any number of classes; ``None`` for its own.
         pretrained: Makes it with the weights it comes with.
         preprocessing: What its input looks like.
         downloads: Whether ``pretrained`` may need a network.
+        adapted: Brings a file's weights to the names that ``build`` gives them.
     """
 
     name: str
@@ -32,6 +43,7 @@ class Architecture:
     pretrained: Callable[[], nn.Module]
     preprocessing: Callable[[nn.Module], Preprocessing]
     downloads: bool = True
+    adapted: Callable[[State], State] = dict
 
 
 def find_architecture(spec: str) -> Architecture:
@@ -86,20 +98,49 @@ def _torchvision(name: str) -> Architecture:
     best = models.get_model_weights(name).DEFAULT
 
     def build(outputs: int | None) -> nn.Module:
+        # What torchvision itself passes to these when it fills them.
         arguments: dict[str, Any] = {} if outputs is None else {"num_classes": outputs}
         if name in ("googlenet", "inception_v3"):
-            arguments["init_weights"] = True  # the present default, which otherwise warns
+            arguments |= {"transform_input": True, "aux_logits": False, "init_weights": False}
+        if name.startswith("vit_"):
+            arguments["image_size"] = best.meta["min_size"][0]
         model: nn.Module = models.get_model(name, weights=None, **arguments)
         return model
 
     def pretrained() -> nn.Module:
-        # Built empty and filled here, because get_model would unpickle without the restriction.
-        state = best.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        model = build(None)
-        model.load_state_dict(state)
+        with _tensors_only():
+            model: nn.Module = models.get_model(name, weights=best)
         return model
 
-    return Architecture(f"torchvision:{name}", build, pretrained, lambda _: for_torchvision(best))
+    return Architecture(
+        f"torchvision:{name}",
+        build,
+        pretrained,
+        lambda _: for_torchvision(best),
+        adapted=_torchvision_names,
+    )
+
+
+def _torchvision_names(state: State) -> State:
+    return {
+        _OLD_DENSE_LAYER.sub(r"\1\2", key): value
+        for key, value in state.items()
+        if not _TRAINING_HEAD.match(key)
+    }
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Keep torchvision, which asks for it, from running what a downloaded pickle says."""
+    before = os.environ.get(_FORCE)
+    os.environ[_FORCE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FORCE]
+        else:
+            os.environ[_FORCE] = before
 
 
 def _own(spec: str) -> Architecture:

@@ -1,6 +1,7 @@
 """How a command line is read: options by their types, and what was given as keywords."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
@@ -66,9 +67,17 @@ def positive(text: str) -> int:
     return value
 
 
-def positive_float(text: str) -> float:
-    """Return a number above 0."""
+def number(text: str) -> float:
+    """Return a number that is finite."""
     value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be finite, got {value}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """Return a finite number above 0."""
+    value = number(text)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"must be positive, got {value}")
     return value

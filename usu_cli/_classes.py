@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def read_class_names(path: Path, outputs: int) -> tuple[str, ...]:
         raise UsageError(f"class names {str(path)!r} must be a .txt, .csv or .json file")
     try:
         names = readers[path.suffix.lower()](path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except RecursionError:
+        raise UsageError(f"cannot read class names {str(path)!r}: nested too deeply") from None
+    except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"cannot read class names {str(path)!r}: {one_line(error)}") from error
     if len(names) != outputs:
         raise UsageError(
@@ -46,7 +49,8 @@ def find_target(given: str, outputs: int, classes: Sequence[str] | None) -> int:
     Raises:
         UsageError: if the index is out of range, or the name unknown or shared by two classes.
     """
-    if given.lstrip("+-").isdecimal():
+    # No model has outputs of more digits, and Python reads no number of thousands of them.
+    if re.fullmatch(r"[+-]?\d{1,18}", given):
         index = int(given)
         if not 0 <= index < outputs:
             raise UsageError(f"unknown target {given}; the model has outputs 0 to {outputs - 1}")
@@ -81,6 +85,9 @@ def _from_csv(text: str) -> tuple[str, ...]:
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if "name" in header:
         column = header.index("name")
+        short = [line for line, row in enumerate(rows[1:], 1) if len(row) <= column]
+        if short:
+            raise ValueError(f"row {short[0]} below the header has no name")
         return tuple(row[column].strip() for row in rows[1:])
     if len(header) > 1:
         raise ValueError(f"no column is headed 'name' among {', '.join(rows[0])}")
@@ -90,9 +97,14 @@ def _from_csv(text: str) -> tuple[str, ...]:
 def _from_json(text: str) -> tuple[str, ...]:
     data = json.loads(text)
     if isinstance(data, dict):
-        if not all(key.isdecimal() for key in data):
-            raise ValueError("the keys of the object must be class indices")
-        data = [data[key] for key in sorted(data, key=int)]
+        indices = [str(index) for index in range(len(data))]
+        strange = sorted(set(data).difference(indices))
+        if strange:
+            raise ValueError(
+                f"the keys of {len(data)} names must be the indices 0 to {len(data) - 1}, got "
+                f"{strange[0]!r}"
+            )
+        data = [data[index] for index in indices]
     if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
         raise ValueError("expected a list of names, or an object from index to name")
     return tuple(data)

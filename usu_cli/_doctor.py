@@ -37,7 +37,8 @@ def run_doctor() -> None:
     ]
     for extra, names in _EXTRAS.items():
         missing = [name for name in names if _version(name) is None]
-        install = f"pip install 'usu-attribution[{extra}]' (lacks {', '.join(missing)})"
+        # By their own names, which pip finds from an installation and from a clone alike.
+        install = f"missing: pip install {' '.join(missing)}"
         rows.append((f"extra {extra}", install if missing else "installed"))
     failed = []
     for name, check in _CHECKS.items():

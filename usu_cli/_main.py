@@ -1,6 +1,8 @@
 """The command line: what may be given, and what is said when it cannot be done."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +15,11 @@ from usu_cli._arguments import (
     add_command,
     add_names,
     given_options,
+    number,
     positive,
-    positive_float,
+    positive_number,
 )
-from usu_cli._errors import UsageError
+from usu_cli._errors import UsageError, one_line
 
 _DEFAULT_UPSAMPLERS = ("nearest", "bilinear", "usu", "iwmr-mass", "tilted")
 _COMPARED_METRICS = ("deletion", "insertion")
@@ -30,14 +33,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The command line without the program's name; that of the process if not given.
 
     Raises:
-        SystemExit: with code 2, after one line on stderr, if the request cannot be met.
+        SystemExit: with code 2, after one line on stderr, if the request cannot be met; 130 if it
+            was interrupted; 1 if nobody reads what is printed any more.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A narrow encoding may cost a rule or an arrow, not the answer. stderr replaces anyway.
+        sys.stdout.reconfigure(errors="replace")
     try:
-        given = _parser().parse_args(arguments)
-        given.run(given)
-    except UsageError as error:
-        print(f"usu: error: {' '.join(str(error).split())}", file=sys.stderr)
+        try:
+            given = _parser().parse_args(arguments)
+            given.run(given)
+        finally:
+            sys.stdout.flush()  # here, where a failure can still be told
+    except BrokenPipeError:
+        # As Python's documentation has it: nothing may be left to flush when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except (UsageError, OSError) as error:
+        print(f"usu: error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("usu: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,8 +163,8 @@ def _add_model(command: Parser) -> None:
     )
     add("--arch", help="architecture of FILE.safetensors: one of the first three")
     add("--weights", type=Path, metavar="FILE.safetensors", help="local weights for a named model")
-    add("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="instead of the model's own")
-    add("--std", type=positive_float, nargs=3, metavar=("R", "G", "B"), help="likewise")
+    add("--mean", type=number, nargs=3, metavar=("R", "G", "B"), help="instead of the model's own")
+    add("--std", type=positive_number, nargs=3, metavar=("R", "G", "B"), help="likewise")
     add("--size", type=positive, metavar="PIXELS", help="side of the model's input, likewise")
 
 
@@ -160,6 +177,9 @@ def _add_train_explainer(commands: Commands) -> None:
     add("--out", type=Path, default=Path("usu-explainer"), help="folder to write to")
     add("--held-out", type=positive, help="images to evaluate on, drawn at random")
     add("--labelled", action="store_true", help="one folder per class, or labels in the .npz")
+    add(
+        "--classes", type=Path, metavar="FILE", help="class names that folders have: as for explain"
+    )
     add("--encoder", help="the model's own features, or timm:NAME")
     add("--encoder-weights", type=Path, metavar="FILE.safetensors", help="of a timm encoder")
     add("--conditioning", choices=("head", "embedding"),
@@ -167,7 +187,7 @@ def _add_train_explainer(commands: Commands) -> None:
     add("--gradients", action="store_true", help="let it read gradients too: a backward pass more")
     add("--steps", type=positive)
     add("--batch-size", type=positive, help="images per step and process")
-    add("--learning-rate", type=positive_float)
+    add("--learning-rate", type=positive_number)
     add("--precision", choices=("no", "bf16"), help="bf16 for mixed precision")
     add("--seed", type=int)
     add("--evaluate-every", type=positive, metavar="STEPS")

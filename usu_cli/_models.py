@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -85,15 +86,17 @@ def _pretrained(architecture: Architecture) -> nn.Module:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return architecture.pretrained()
-    except OSError as error:  # also the base of urllib's, requests' and the hub's own errors
+    # OSError is also the base of urllib's, requests' and the hub's own errors; the others tell of a
+    # damaged file, and of one that holds more than tensors.
+    except (OSError, RuntimeError, UnpicklingError) as error:
         raise UsageError(
-            f"could not download the weights of {architecture.name} ({one_line(error)}); "
+            f"could not get the weights of {architecture.name} ({one_line(error)}); "
             "without a network, give --weights FILE.safetensors"
         ) from error
 
 
 def _with_weights(architecture: Architecture, path: Path) -> nn.Module:
-    state = _read_safetensors(path)
+    state = architecture.adapted(_read_safetensors(path))
     model = architecture.build(None)
     # The head's bias comes last, and its length is the number of classes the file was trained for.
     head, bias = list(model.named_parameters())[-1]
@@ -150,6 +153,11 @@ def _count_outputs(model: nn.Module, size: int, name: str) -> int:
     # timm asserts; a flattening head, or a kernel larger than its input, fails inside torch.
     except (AssertionError, RuntimeError) as error:
         raise UsageError(f"{name} takes no input of --size {size}: {one_line(error)}") from error
+    # Whatever a person's own model raises is theirs to read, in the one line there is.
+    except Exception as error:
+        raise UsageError(
+            f"{name} failed on an image with {type(error).__name__}: {one_line(error)}"
+        ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         raise UsageError(
             f"{name} is not a classifier: its output is not one row of logits per image"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _Triple = tuple[float, float, float]
 _IMAGENET_MEAN: _Triple = (0.485, 0.456, 0.406)
 _IMAGENET_STD: _Triple = (0.229, 0.224, 0.225)
+_LONGEST = 16  # sides to one side; beyond, only what will be cut out is resized
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ class Preprocessing:
         """Return the square the model sees."""
         scale = self.resize / min(image.size)
         width, height = (max(self.resize, round(side * scale)) for side in image.size)
-        resized = image.resize(
-            (width, height), Image.Resampling[self.interpolation.upper()], reducing_gap=None
-        )
         left, top = (width - self.size) // 2, (height - self.size) // 2
-        return resized.crop((left, top, left + self.size, top + self.size))
+        box = (left, top, left + self.size, top + self.size)
+        how = Image.Resampling[self.interpolation.upper()]
+        if max(width, height) <= _LONGEST * min(width, height):
+            return image.resize((width, height), how, reducing_gap=None).crop(box)
+        # A strip of one by thousands of pixels would take gigabytes, to lose all but its centre.
+        x, y = image.width / width, image.height / height
+        source = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+        return image.resize((self.size, self.size), how, source, reducing_gap=None)
 
     def normalise(self, crop: Image.Image) -> torch.Tensor:
         """Return the crop as the model's input, (1, 3, size, size)."""

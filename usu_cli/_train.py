@@ -9,6 +9,7 @@ import torch
 
 from usu_captum import ImageSpace
 from usu_captum.ranking import (
+    FolderImages,
     NetworkConfig,
     TrainingConfig,
     build_network,
@@ -19,6 +20,8 @@ from usu_captum.ranking import (
 from usu_cli._asked import ModelOptions, classifier_as_asked
 from usu_cli._errors import UsageError, one_line
 from usu_cli._report import prepare_folder
+
+_SHOWN = 12  # folders that are told with their outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +54,26 @@ def run_train(options: TrainOptions) -> None:
     Raises:
         UsageError: if anything named does not exist or does not fit, or training cannot go on.
     """
+    if options.out.resolve() == options.data.resolve():
+        raise UsageError(
+            f"--out {str(options.out)!r} is the folder of images, and a picture is written there; "
+            "give another --out"
+        )
     prepare_folder(options.out)
     classifier = classifier_as_asked(options)
     look = classifier.preprocessing
     shape = (3, look.size, look.size)
     space = ImageSpace(look.mean, look.std)
     try:
-        source = open_images(options.data, shape, space, labelled=options.labelled)
+        source = open_images(
+            options.data,
+            shape,
+            space,
+            labelled=options.labelled,
+            outputs=classifier.classes or classifier.outputs,
+            leave_out=options.out,  # what was drawn there before
+        )
+        _say_labels(source)
         data, held_out = split_images(source, options.held_out, options.seed)
         # The decoder starts at random: a run that is called again must start alike.
         torch.manual_seed(options.seed)
@@ -108,6 +124,15 @@ def run_train(options: TrainOptions) -> None:
         if result.best["step"] == 0:
             print("no step improved on the untrained network: try more steps, or more images")
     print(f"trained explainer: {result.path}")
+
+
+def _say_labels(source: object) -> None:
+    """Say which folder is of which output, while a person can still tell that it is wrong."""
+    known = source.output_of if isinstance(source, FolderImages) else {}
+    if known and _is_first_process():
+        shown = [f"{folder} is output {output}" for folder, output in known.items()]
+        more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        print(f"labels: {', '.join(shown[:_SHOWN])}{more}", flush=True)
 
 
 def _is_first_process() -> bool:

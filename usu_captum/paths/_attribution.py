@@ -112,7 +112,8 @@ class PathAttribution(GradientAttribution):
 
         Raises:
             TypeError: If inputs are no tensors of floating-point values.
-            ValueError: If inputs are empty or not finite, or a baseline does not fit.
+            ValueError: If inputs or baselines are not finite, inputs are empty, or a baseline does
+                not fit.
         """
         several = inputs if isinstance(inputs, tuple) else (inputs,)
         if not several:
@@ -179,7 +180,10 @@ class PathAttribution(GradientAttribution):
             raise ValueError(
                 f"baselines must be one for each of {len(inputs)} inputs, got {len(each)}."
             )
-        return tuple(self._baseline(*pair) for pair in zip(inputs, each, strict=True))
+        starts = tuple(self._baseline(*pair) for pair in zip(inputs, each, strict=True))
+        if not all(bool(start.isfinite().all()) for start in starts):
+            raise ValueError("baselines must be finite, got NaN or infinity.")
+        return starts
 
     def _baseline(self, value: Tensor, baseline: str | float | Tensor | None) -> Tensor:
         if isinstance(baseline, str):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from usu_captum.ranking._images import UNLABELLED
+from usu_captum.ranking._labels import check_labels
 
 
 class Explained(NamedTuple):
@@ -40,6 +41,9 @@ def choose_classes(
         rivals: Share of rivals, for ``"one"``.
         generator: Draws them, on the CPU.
 
+    Raises:
+        ValueError: If a label is of no output.
+
     Example:
         >>> logits, labels = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([0])
         >>> draw = torch.Generator()
@@ -48,6 +52,7 @@ def choose_classes(
         >>> choose_classes(logits, labels, mode="one", rivals=1.0, generator=draw)
         Explained(conditions=tensor([0]), judges=tensor([0]))
     """
+    check_labels(labels, logits.shape[1])
     first, second = logits.topk(2, dim=1).indices.unbind(1)
     labels = labels.to(first.device)
     rival = torch.where((labels != UNLABELLED) & (labels != first), labels, second)

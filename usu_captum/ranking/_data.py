@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from usu_captum._image_space import ImageSpace
 from usu_captum.ranking._arrays import ArrayImages
 from usu_captum.ranking._images import DAMAGE, FolderImages, ImageSource, Sample
+from usu_captum.ranking._labels import Outputs, check_labels
 
 
 class PartOfImages:
@@ -43,7 +45,13 @@ class PartOfImages:
 
 
 def open_images(
-    path: Path, input_shape: tuple[int, int, int], space: ImageSpace, *, labelled: bool = False
+    path: Path,
+    input_shape: tuple[int, int, int],
+    space: ImageSpace,
+    *,
+    labelled: bool = False,
+    outputs: Outputs | None = None,
+    leave_out: Path | None = None,
 ) -> ImageSource:
     """Return the images in a folder or in a ``.npz`` file.
 
@@ -54,9 +62,12 @@ def open_images(
         input_shape: (C, H, W) the model takes.
         space: How raw pixels in [0, 1] become the model's inputs.
         labelled: As in :class:`FolderImages`, or whether the file's labels are used.
+        outputs: As in :class:`FolderImages`; the file's labels must be of these.
+        leave_out: As in :class:`FolderImages`.
 
     Raises:
-        ValueError: If there is no such thing, it is empty, or it holds something else.
+        ValueError: If there is no such thing, it is empty, it holds something else, or labels are
+            of other outputs.
         TypeError: If the file's images are not uint8.
 
     Example:
@@ -73,10 +84,18 @@ def open_images(
         if "images" not in held or (labelled and "labels" not in held):
             wanted = "images and labels" if labelled else "images"
             raise ValueError(f"path must hold {wanted}, got {sorted(held)} in {str(path)!r}.")
-        return ArrayImages(held["images"], held["labels"] if labelled else None, input_shape, space)
+        images = ArrayImages(
+            held["images"], held["labels"] if labelled else None, input_shape, space
+        )
+        if images.labels is not None and outputs is not None:
+            count = outputs if isinstance(outputs, int) else len(outputs)
+            check_labels(torch.from_numpy(images.labels), count)
+        return images
     if not path.is_dir():
         raise ValueError(f"path must be a folder of images or a .npz file, got {str(path)!r}.")
-    return FolderImages(path, input_shape, space, labelled=labelled)
+    return FolderImages(
+        path, input_shape, space, labelled=labelled, outputs=outputs, leave_out=leave_out
+    )
 
 
 def split_images(

@@ -2,7 +2,6 @@
 
 import hashlib
 import struct
-import warnings
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
+from usu_captum.ranking._labels import Outputs, outputs_of_folders
+from usu_captum.ranking._pictures import read_picture
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 UNLABELLED = -1
@@ -47,17 +48,21 @@ class ImageSource(Protocol):
 class FolderImages:
     """All images in and below a folder, in the order of their names.
 
-    Pictures are scaled on their short side and cut centrally, RGB or grey as the model has it.
+    Pictures are read upright and over white, scaled on their short side and cut centrally, RGB or
+    grey as the model has it.
 
     Args:
         folder: Where to look.
         input_shape: (C, H, W) the model takes; C is 1 or 3.
         space: How raw pixels in [0, 1] become the model's inputs.
-        labelled: Read classes from the names of the first level of folders, in sorted order, as
-            torchvision does.
+        labelled: Read classes from the first level of folders: see ``outputs``.
+        outputs: How many outputs the classifier has, or their names. Folders named by number or by
+            class are of these outputs; others must be one for each, in sorted order, as torchvision
+            has it. ``None`` checks nothing.
+        leave_out: A file, or a folder with all below it, that is no data.
 
     Raises:
-        ValueError: If there is no image, or C is neither 1 nor 3.
+        ValueError: If there is no image, C is neither 1 nor 3, or a folder's output is not clear.
 
     Cost:
         Lists the folder; images are read one by one, when asked for.
@@ -80,23 +85,29 @@ class FolderImages:
         space: ImageSpace,
         *,
         labelled: bool = False,
+        outputs: Outputs | None = None,
+        leave_out: Path | None = None,
     ) -> None:
         if input_shape[0] not in (1, 3):
             raise ValueError(f"input_shape must have 1 or 3 channels, got {input_shape}.")
         self.folder, self.input_shape, self.space = Path(folder), input_shape, space
         if not self.folder.is_dir():
             raise ValueError(f"folder must be a folder of images, got {str(folder)!r}.")
+        # Real paths, since one may be given absolutely and the other not.
+        top, away = self.folder.resolve(), leave_out and leave_out.resolve()
         self.files = sorted(
             path
             for path in self.folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file()
+            if path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and not (away and (top / path.relative_to(self.folder)).is_relative_to(away))
         )
         if not self.files:
             raise ValueError(
                 f"folder must hold images, got none in or below {str(folder)!r}. Known suffixes: "
                 f"{', '.join(sorted(SUFFIXES))}."
             )
-        self._classes: dict[str, int] = {}
+        self.output_of: dict[str, int] = {}
         if labelled:
             loose = [p for p in self.files if p.parent == self.folder]
             if loose:
@@ -105,7 +116,7 @@ class FolderImages:
                     "beside them. Try labelled=False."
                 )
             names = sorted({p.relative_to(self.folder).parts[0] for p in self.files})
-            self._classes = {name: i for i, name in enumerate(names)}
+            self.output_of = outputs_of_folders(names, outputs)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -118,19 +129,18 @@ class FolderImages:
         _, height, width = self.input_shape
         mode = "L" if self.input_shape[0] == 1 else "RGB"
         try:
-            with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
-                picture = ImageOps.exif_transpose(opened).convert(mode)
+            picture = read_picture(path).convert(mode)
         except (*DAMAGE, Image.DecompressionBombError) as error:
             reason = " ".join(str(error).split())
             raise UnreadableImageError(f"{name.as_posix()}: {reason}") from error
         fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
         raw = torch.from_numpy(np.asarray(fitted).reshape(height, width, -1).copy())
-        label = self._classes.get(name.parts[0], UNLABELLED)
+        label = self.output_of.get(name.parts[0], UNLABELLED)
         return Sample(to_space(raw.permute(2, 0, 1), self.space), label)
 
     def fingerprint(self) -> str:
-        """Return a digest of the files' names and sizes."""
-        digest = hashlib.sha256()
+        """Return a digest of the files' names and sizes, and of what their labels mean."""
+        digest = hashlib.sha256(repr(self.output_of).encode() if self.output_of else b"")
         for path in self.files:
             name = path.relative_to(self.folder).as_posix()
             digest.update(f"{name}\0{path.stat().st_size}\n".encode())

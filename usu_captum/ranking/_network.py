@@ -135,7 +135,7 @@ def build_network(
 
     Raises:
         TypeError: If the classifier is needed and is no module.
-        ValueError: If it does not fit the configuration.
+        ValueError: If it does not fit the configuration, or weights are given for no timm encoder.
 
     Cost:
         Up to two forward passes of the classifier on one image of zeros, and a backward pass for
@@ -155,6 +155,11 @@ def build_network(
         )
     encoder: nn.Module
     if config.encoder == CLASSIFIER:
+        if encoder_weights is not None:
+            raise ValueError(
+                'encoder_weights must be None for encoder="classifier", whose weights are the '
+                f'classifier\'s own, got {str(encoder_weights)!r}. Try encoder="timm:NAME".'
+            )
         if not config.layers:
             probe = torch.zeros(1, *config.input_shape)
             layers = default_stages(classifier, probe, gradients=config.gradients)

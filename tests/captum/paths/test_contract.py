@@ -234,6 +234,9 @@ def test_baselines_are_checked(cls: Any, run: Run, images: Tensor) -> None:
         run(cls, baselines=(images, images))
     with pytest.raises(TypeError, match="baselines must be a name, a number"):
         run(cls, baselines=[0.0])
+    for bad in (torch.nan, torch.inf, torch.full_like(images[:1], -torch.inf)):
+        with pytest.raises(ValueError, match="baselines must be finite, got NaN or infinity"):
+            run(cls, baselines=bad)
 
 
 @every_class

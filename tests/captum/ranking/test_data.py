@@ -18,7 +18,9 @@ from usu_captum.ranking import (
     open_images,
     split_images,
 )
+from usu_captum.ranking._labels import Outputs, outputs_of_folders
 from usu_captum.ranking._order import BatchOrder, load_batches
+from usu_captum.ranking._pictures import read_picture
 
 SHAPE = (3, 16, 16)
 
@@ -50,6 +52,87 @@ def test_folder_classes(folder: Path, space: ImageSpace) -> None:
         FolderImages(folder, SHAPE, space, labelled=True)
 
 
+@pytest.mark.parametrize(
+    ("folders", "outputs", "found"),
+    [
+        (["b", "a"], None, [1, 0]),
+        (["b", "a"], 2, [1, 0]),
+        (["10", "9"], 11, [10, 9]),
+        (["10", "9"], None, [10, 9]),
+        (["Dog", "ant"], ["ant", "bee", "dog"], [2, 0]),
+        (["n1", "n0"], ["ant", "bee"], [1, 0]),
+    ],
+)
+def test_outputs_of_folders(folders: list[str], outputs: Outputs | None, found: list[int]) -> None:
+    assert outputs_of_folders(folders, outputs) == dict(zip(folders, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("folders", "outputs", "message"),
+    [
+        (["a", "b"], 5, "each of the classifier's 5 outputs, got 2: 'a', 'b'"),
+        (["a", "b", "c", "d"], 3, "got 4: 'a', 'b', 'c', ..."),
+        (["1", "5"], 5, "outputs 0 to 4, got '5'"),
+        (["1", "01"], 5, "one for each output"),
+        (["ant", "fly"], ["ant", "bee"], "as some have, got 'fly'"),
+        (["crane"], ["crane", "Crane", "bee"], "got 'crane'"),
+    ],
+)
+def test_folders_of_no_clear_output(folders: list[str], outputs: Outputs, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        outputs_of_folders(folders, outputs)
+
+
+def test_what_labels_mean_is_part_of_the_data(folder: Path, space: ImageSpace) -> None:
+    digests = {
+        FolderImages(folder, SHAPE, space, labelled=labelled, outputs=outputs).fingerprint()
+        for labelled, outputs in ((False, None), (True, ["a", "b"]), (True, ["b", "a"]))
+    }
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("part", ["a/1.jpg", "b"])
+def test_what_is_left_out(
+    folder: Path, space: ImageSpace, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    wanted = {"a/1.jpg": ["a/0.png", "b/2.PNG", "b/deep/3.png"], "b": ["a/0.png", "a/1.jpg"]}
+    near = Path("pictures")
+    for where, away in ((near, folder / part), (folder, near / part), (folder, folder / part)):
+        images = FolderImages(where, SHAPE, space, leave_out=away)
+        assert [path.relative_to(where).as_posix() for path in images.files] == wanted[part]
+
+
+def test_deep_greys_are_scaled(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 12, dtype=np.uint16).reshape(3, 4)
+    wanted = np.rint(np.linspace(0, 255, 12)).reshape(3, 4)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    Image.fromarray(ramp).save(tmp_path / "deep.tif")
+    (tmp_path / "deep.ppm").write_bytes(b"P5 4 3 65535\n" + ramp.astype(">u2").tobytes())
+    (tmp_path / "twelve.ppm").write_bytes(b"P5 4 3 4095\n" + (ramp // 16).astype(">u2").tobytes())
+    paths = sorted(tmp_path.iterdir())
+    assert len(paths) == 4
+    raw = ImageSpace((0.5,), normalised=False)
+    for path in paths:
+        np.testing.assert_allclose(np.asarray(read_picture(path))[..., 0], wanted, atol=1)
+    for image, _ in (FolderImages(tmp_path, (1, 3, 4), raw)[i] for i in range(4)):
+        np.testing.assert_allclose(image[0] * 255, wanted, atol=1)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_greys_of_no_known_range(tmp_path: Path, space: ImageSpace, dtype: type) -> None:
+    Image.fromarray(np.ones((4, 4), dtype=dtype)).save(tmp_path / "x.tif")
+    with pytest.raises(UnreadableImageError, match=r"x.tif: picture must not have .* greys"):
+        FolderImages(tmp_path, SHAPE, space)[0]
+
+
+def test_transparency_is_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (40, 40, 40, 0)).save(tmp_path / "clear.png")
+    raw = ImageSpace((0.5,), normalised=False)
+    for channels in (1, 3):
+        assert float(FolderImages(tmp_path, (channels, 4, 4), raw)[0].image.min()) == 1.0
+
+
 def test_grey_for_one_channel(folder: Path) -> None:
     assert FolderImages(folder, (1, 8, 8), ImageSpace((0.5,)))[0].image.shape == (1, 8, 8)
 
@@ -78,6 +161,8 @@ def test_npz(tmp_path: Path, space: ImageSpace) -> None:
         images[3].image, (torch.tensor(pixels[3]).permute(2, 0, 1) / 255 - 0.5) / 0.25
     )
     assert open_images(tmp_path / "x.npz", SHAPE, space)[3].label == -1
+    with pytest.raises(ValueError, match="outputs 0 to 3, or -1 if not known, got 4"):
+        open_images(tmp_path / "x.npz", SHAPE, space, labelled=True, outputs=4)
     with pytest.raises(ValueError, match=r"\(N, 8, 8, 3\)"):
         open_images(tmp_path / "x.npz", (3, 8, 8), space)
     np.savez(tmp_path / "y.npz", pictures=pixels)

@@ -337,6 +337,11 @@ def test_a_classifier_is_needed(config: NetworkConfig) -> None:
         build_network(config)
 
 
+def test_weights_for_no_timm_encoder(classifier: Any, config: NetworkConfig) -> None:
+    with pytest.raises(ValueError, match=r"encoder_weights must be None .* got 'w\.safetensors'"):
+        build_network(config, classifier, encoder_weights=Path("w.safetensors"))
+
+
 def test_batch_normalisation_on_request(classifier: Any, config: NetworkConfig) -> None:
     network = build_network(replace(config, norm="batch"), classifier)
     assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules())

@@ -430,6 +430,11 @@ class TestClasses:
             self.logits, torch.tensor(labels).repeat(500), generator=generator, **arguments
         )
 
+    @pytest.mark.parametrize("label", [3, -2])
+    def test_labels_of_no_output(self, label: int) -> None:
+        with pytest.raises(ValueError, match=f"outputs 0 to 2, or -1 if not known, got {label}"):
+            self.choose([0, label])
+
     def test_made_for_the_class_that_judges(self) -> None:
         found = self.choose([-1, -1])
         assert torch.equal(found.conditions, found.judges)
