@@ -37,8 +37,9 @@ COMPARED = (
     ("usu", "usu, shuffled"),
 )
 COALITIONS = (
-    "bilinear", "usu", "usu, coalitions", "usu, coalitions, ranks", "iwmr-mass", "iwmr-mass, coalitions",
-    "tilted", "tilted, coalitions", "score-map", "score-map, coalitions", *EQUAL_COST,
+    "bilinear", "usu", "usu, coalitions", "usu, coalitions, ranks", "iwmr-mass",
+    "iwmr-mass, coalitions", "tilted", "tilted, coalitions", "score-map", "score-map, coalitions",
+    *EQUAL_COST,
 )  # fmt: skip
 COMPARED_COALITIONS = (
     ("usu, coalitions", "usu"),

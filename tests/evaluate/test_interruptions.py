@@ -20,9 +20,10 @@ ALONE = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", 
 ALONE["OMP_NUM_THREADS"] = "1"
 
 
-def by_key(records: list[Record]) -> dict[tuple[str, ...], Record]:
-    found = {record.key: record for record in records}
-    assert len(found) == len(records), "a record is there twice"
+def by_key(folder: Path) -> dict[tuple[str, ...], Record]:
+    found = {record.key: record for record in read_records(folder)}
+    lines = sum(len(p.read_text().splitlines()) for p in folder.glob("records-*.jsonl"))
+    assert len(found) == lines, "a record is there twice"
     return dict(found)
 
 
@@ -59,7 +60,7 @@ def test_killed_again_and_again(
     assert counts == sorted(counts), "a record was lost"
     assert counts[2] < RECORDS, "the run was over before it could be killed twice"
     subprocess.run(command, check=True, env=ALONE, capture_output=True)  # noqa: S603
-    expected, found = by_key(read_records(undisturbed)), by_key(read_records(tmp_path))
+    expected, found = by_key(undisturbed), by_key(tmp_path)
     assert len(expected) == RECORDS
     assert found.keys() == expected.keys()
     for key, record in found.items():
@@ -77,7 +78,7 @@ def test_two_processes_share_the_images(
     subprocess.run(  # noqa: S603
         command, check=True, env=ALONE, capture_output=True, timeout=300
     )
-    expected, found = by_key(read_records(undisturbed)), by_key(read_records(tmp_path))
+    expected, found = by_key(undisturbed), by_key(tmp_path)
     assert found.keys() == expected.keys()
     for key, record in found.items():
         assert record.value == pytest.approx(expected[key].value, abs=1e-6)

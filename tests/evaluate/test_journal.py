@@ -7,6 +7,7 @@ import pytest
 
 from usu_cli._errors import UsageError
 from usu_cli.evaluate import Journal, Record, read_records
+from usu_cli.evaluate._journal import keys
 
 
 def record(image: str, value: float | None = 0.25, **more: object) -> Record:
@@ -63,3 +64,34 @@ def test_a_value_that_is_no_number_is_not_written(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal, pytest.raises(ValueError, match="JSON"):
         journal.append([record("a", float("nan"))])
     assert read_records(tmp_path) == []
+
+
+def test_only_line_feeds_end_records(tmp_path: Path) -> None:
+    given = [record("a\u2028b.png"), record("c\x85d.png")]
+    with Journal(tmp_path) as journal:
+        journal.append(given)
+    assert read_records(tmp_path) == given
+
+
+def test_a_value_counts_wherever_it_is_and_of_failures_the_last(tmp_path: Path) -> None:
+    failed = record("a", None, error="no mask")
+    for shard, found in enumerate((record("a"), failed)):  # measured by fewer processes than before
+        with Journal(tmp_path, shard) as journal:
+            journal.append([found])
+    assert read_records(tmp_path) == [record("a")]
+    other = record("b", None, error="empty mask")
+    with Journal(tmp_path, 2) as journal:
+        journal.append([record("b", None, error="no mask"), other])
+    assert read_records(tmp_path) == [record("a"), other]
+    assert keys(read_records(tmp_path)) == {record("a").key}
+
+
+def test_records_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "records-000.jsonl"
+    path.write_bytes(b"\xff\n")
+    with pytest.raises(UsageError, match=r"cannot read the records .*records-000.jsonl"):
+        read_records(tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UsageError, match=r"cannot read the records .*records-000.jsonl"):
+        read_records(tmp_path)

@@ -1,5 +1,6 @@
 """Every method that the command knows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import captum.attr
@@ -133,3 +134,17 @@ def test_finer_cam_explains_the_first_class_only(setting: Setting, subject: Subj
 def test_an_unknown_method_names_the_nearest(setting: Setting, work: Path) -> None:
     with pytest.raises(UsageError, match="did you mean LayerGradCam"):
         build_methods(["LayerGradCAM"], setting)
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_what_is_drawn_does_not_depend_on_how_many_images_go_through_at_once(
+    name: str, setting: Setting, subject: Subject
+) -> None:
+    wide = replace(setting, evaluations=70, batch_size=64)
+    narrow = replace(wide, batch_size=7)
+    first, second = (
+        explain(name, build_methods([name], s)[name], subject).fine for s in (wide, narrow)
+    )
+    assert first is not None
+    assert second is not None
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)

@@ -9,20 +9,22 @@ import torch
 
 from usu_cli._asked import classifier_as_asked
 from usu_cli._errors import UsageError
-from usu_cli._report import prepare_folder
+from usu_cli._report import PAGE, prepare_folder
 from usu_cli._table import text_table
 from usu_cli.evaluate._asked import MapOptions, check_known, check_maps, plan_as_asked
 from usu_cli.evaluate._items import list_items
-from usu_cli.evaluate._journal import read_records
+from usu_cli.evaluate._journal import Record, read_records
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._page import write_summary
-from usu_cli.evaluate._plan import read_settings
+from usu_cli.evaluate._plan import SETTINGS, read_settings
 from usu_cli.evaluate._run import evaluate
 from usu_cli.evaluate._sources import is_coarse
 from usu_cli.evaluate._summary import summarise
 from usu_cli.evaluate._tables import means
 
 _EXTRA = ("scipy", "pandas", "scikit_posthocs", "tabulate")
+_WRITTEN = ("records-*.jsonl", "records-*.lock", SETTINGS, PAGE, "summary.*", "curves.png",
+            "scatter.png", "ranks-*.png")  # fmt: skip
 _SLOWEST = timedelta(days=7)  # that the other processes wait for the slowest
 
 
@@ -46,10 +48,11 @@ def run_evaluate(options: EvaluateOptions) -> None:
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"evaluate needs {', '.join(missing)}; pip install 'usu-attribution[evaluate]'"
+            f"evaluate needs {', '.join(missing)}; try pip install {' '.join(missing)}"
         )
+    _check_files(options.out)
     against = _check_names(options)
-    items = list_items(options.data, options.masks, options.images)
+    items = list_items(options.data, options.masks, options.images, options.out)
     masked = [metric for metric in options.metrics if MEASURES[metric].needs_mask]
     if masked and not any(item.mask for item in items):
         raise UsageError(
@@ -88,6 +91,17 @@ class _Processes:
         self._state.wait_for_everyone()
 
 
+def _check_files(out: Path) -> None:
+    """Raise a UsageError if a file could not be written in the end, since a folder has its name."""
+    for pattern in _WRITTEN:
+        for path in out.glob(pattern):
+            if path.is_dir():
+                raise UsageError(
+                    f"{str(path)!r} is a folder, and a file of this name is to be written; "
+                    "give another --out"
+                )
+
+
 def _check_names(options: EvaluateOptions) -> tuple[str, ...]:
     """Return what to compare with: bilinear, if it is measured and nothing else was asked for."""
     coarse = any(is_coarse(method) for method in options.methods)
@@ -113,13 +127,18 @@ def _sum_up(out: Path, against: tuple[str, ...]) -> None:
     records = read_records(out)
     if not records:
         raise UsageError("nothing could be measured: no image could be read")
+    if all(record.value is None for record in records):
+        raise UsageError(f"nothing could be measured; the first: {_failure(records[0])}")
     summary = summarise(records, against)
     files = write_summary(summary, read_settings(out), against, out)
     print(text_table(*means(summary, against[0] if against else None)))
     if summary.errors:
-        first = summary.errors[0]
         print(
-            f"{len(summary.errors)} values could not be measured; the first: {first.metric} of "
-            f"{first.image}: {first.error}"
+            f"{len(summary.errors)} values could not be measured, and are tried again next time; "
+            f"the first: {_failure(summary.errors[0])}"
         )
     print(f"{summary.images} images; tables, pictures and the page to open: {files[-1]}")
+
+
+def _failure(record: Record) -> str:
+    return f"{record.metric} of {record.image}: {record.error}"

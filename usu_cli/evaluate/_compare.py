@@ -18,7 +18,7 @@ from usu_cli._report import Report, Sheet, Table, prepare_folder, sheet_stem, wr
 from usu_cli._table import text_table
 from usu_cli._versions import versions, versions_text
 from usu_cli.evaluate._asked import MapOptions, check_maps, plan_as_asked
-from usu_cli.evaluate._items import Item
+from usu_cli.evaluate._items import Item, utf8
 from usu_cli.evaluate._journal import Record
 from usu_cli.evaluate._maps import FineMap
 from usu_cli.evaluate._measures import MEASURES
@@ -52,7 +52,7 @@ def run_compare(options: CompareOptions) -> None:
     plan = plan_as_asked(options, classifier)
     methods = make_methods(classifier, plan)
     # Everything is read before anything is explained: that is quick.
-    items = [Item(str(path), path) for path in dict.fromkeys(options.images)]
+    items = [Item(utf8(str(path)), path) for path in dict.fromkeys(options.images)]
     subjects = [make_subject(item, plan.target, classifier, plan.seed) for item in items]
     sheets: list[Sheet] = []
     records: list[Record] = []
@@ -85,7 +85,7 @@ def _sheet(
         panels.append(Panel(label((m.method, m.upsampler)), ", ".join(values), drawn))
     return Sheet(
         stem=sheet_stem(number, item.path),
-        title=f"{item.path.name}: {explained}",
+        title=f"{utf8(item.path.name)}: {explained}",
         note="the model's first class" if subject.first else "not the model's first class",
         panels=panels,
         table=_table(records),

@@ -1,13 +1,16 @@
 """The images to evaluate on: a folder, or a list with targets and masks."""
 
 import csv
-from dataclasses import dataclass
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from usu_captum.ranking._images import SUFFIXES
+from usu_captum.ranking._images import DAMAGE, SUFFIXES
 from usu_cli._errors import UsageError, one_line
 
 _COLUMNS = ("image", "target", "mask")
@@ -30,7 +33,9 @@ class Item:
     mask: Path | None = None
 
 
-def list_items(data: Path, masks: Path | None = None, count: int | None = None) -> list[Item]:
+def list_items(
+    data: Path, masks: Path | None = None, count: int | None = None, out: Path | None = None
+) -> list[Item]:
     """Return the items of a folder, a ``.txt`` with a path per line, or a ``.csv``.
 
     A CSV file has a column ``image`` and may have ``target`` and ``mask``. Paths in lists are
@@ -38,23 +43,39 @@ def list_items(data: Path, masks: Path | None = None, count: int | None = None) 
 
     Args:
         data: The folder or list.
-        masks: A folder with, for ``a/b.jpg``, ``a/b.png``; images without one have no mask.
+        masks: A folder with, for ``a/b.jpg``, ``a/b.png``; images without one have no mask. Of a
+            list, images that are not below its folder go by the names of their files.
         count: Take so many, evenly spaced.
+        out: Where results go. Neither it nor ``masks`` is searched for images.
 
     Raises:
-        UsageError: If there is nothing to take, or a list does not make sense.
+        UsageError: If there is nothing to take, a list does not make sense, or an image would be
+            its own mask.
     """
     if data.is_dir():
-        files = sorted(p for p in data.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        items = [Item(file.relative_to(data).as_posix(), file) for file in files]
+        items = _below(data, [folder for folder in (masks, out) if folder is not None])
+        if out is not None and out.resolve() == data.resolve():
+            raise UsageError(
+                f"--out {str(out)!r} is the folder of images, and pictures are written there; "
+                "give another --out"
+            )
     elif data.suffix.lower() in (".txt", ".csv"):
         items = _listed(data)
     else:
         raise UsageError(f"--data must be a folder, a .txt or a .csv list, got {str(data)!r}")
     if not items:
         raise UsageError(f"no images in {str(data)!r}")
+    double = _first_repeated(item.name for item in items)
+    if double is not None:
+        raise UsageError(f"{str(data)!r} names {double!r} twice")
     if masks is not None:
-        items = _with_masks(items, masks)
+        items = _with_masks(items, masks, data if data.is_dir() else data.parent)
+    own = next((item for item in items if _is_own_mask(item)), None)
+    if own is not None:
+        raise UsageError(
+            f"the mask of {own.name!r} would be the image itself, {str(own.path)!r}; give masks "
+            "in a folder of their own"
+        )
     if count is not None and count < len(items):
         places = np.linspace(0, len(items) - 1, count).round().astype(int)
         items = [items[place] for place in places]
@@ -70,7 +91,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     try:
         with Image.open(path) as image:
             mask = image.convert("L")
-    except (OSError, ValueError) as error:
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise UsageError(f"cannot read mask {str(path)!r}: {one_line(error)}") from error
     if mask.size != size:
         raise UsageError(
@@ -80,6 +101,32 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     return mask
 
 
+def utf8(name: str) -> str:
+    r"""Return a file's name with what is not UTF-8 in it spelled out, so that it can be written.
+
+    Example:
+        >>> utf8("a\udcff.png")
+        'a\\udcff.png'
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _below(data: Path, others: Iterable[Path]) -> list[Item]:
+    """List the images in a folder, but for those in other folders that may lie below it."""
+    top = data.resolve()
+    # Real paths, since one may be given absolutely and the other not.
+    real = [folder.resolve() for folder in others]
+    away = [data / folder.relative_to(top) for folder in real if top in folder.parents]
+    files = sorted(
+        path
+        for path in data.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(path.is_relative_to(folder) for folder in away)
+        and path.is_file()
+    )
+    return [Item(utf8(file.relative_to(data).as_posix()), file) for file in files]
+
+
 def _listed(path: Path) -> list[Item]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -87,22 +134,23 @@ def _listed(path: Path) -> list[Item]:
         raise UsageError(f"cannot read the list {str(path)!r}: {one_line(error)}") from error
     rows: list[dict[str, str]]
     if path.suffix.lower() == ".txt":
-        rows = [{"image": line.strip()} for line in text.splitlines() if line.strip()]
+        # Not splitlines, which also splits at characters that names of files may contain.
+        rows = [{"image": line.strip()} for line in text.split("\n") if line.strip()]
     else:
-        reader = csv.DictReader(text.splitlines(), strict=True)
-        rows = list(reader)
+        reader = csv.DictReader(io.StringIO(text), strict=True)
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise UsageError(
+                f"cannot read the list {str(path)!r}: {one_line(error)}; check its quotes"
+            ) from error
         extra = sorted(set(reader.fieldnames or ()) - set(_COLUMNS))
         if "image" not in (reader.fieldnames or ()) or extra:
             raise UsageError(
                 f"the columns of {str(path)!r} must be image and, if known, target and mask, got "
                 f"{', '.join(reader.fieldnames or ()) or 'none'}"
             )
-    items = [_from_row(path.parent, row) for row in rows]
-    names = [item.name for item in items]
-    double = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if double is not None:
-        raise UsageError(f"{str(path)!r} names {double!r} twice")
-    return items
+    return [_from_row(path.parent, row) for row in rows]
 
 
 def _from_row(folder: Path, row: dict[str, str]) -> Item:
@@ -115,11 +163,28 @@ def _from_row(folder: Path, row: dict[str, str]) -> Item:
     )
 
 
-def _with_masks(items: list[Item], masks: Path) -> list[Item]:
-    found = [
-        Item(item.name, item.path, item.target, item.mask or _mask_of(item, masks))
-        for item in items
-    ]
+def _first_repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _with_masks(items: list[Item], masks: Path, base: Path) -> list[Item]:
+    found = []
+    folders: dict[Path, Path] = {}  # of the images that a mask was found for
+    for item in items:
+        mask = None if item.mask else _mask_of(item, masks, base)
+        if mask is not None:
+            folder = _plain(item.path).parent
+            if folders.setdefault(mask, folder) != folder:
+                raise UsageError(
+                    f"{str(mask)!r} would be the mask of images in two folders, "
+                    f"{str(folders[mask])!r} and {str(folder)!r}; name masks in a .csv"
+                )
+        found.append(replace(item, mask=item.mask or mask))
     if not any(item.mask for item in found):
         raise UsageError(
             f"no masks in {str(masks)!r}: for the image a/b.jpg it should hold a/b.png"
@@ -127,6 +192,19 @@ def _with_masks(items: list[Item], masks: Path) -> list[Item]:
     return found
 
 
-def _mask_of(item: Item, masks: Path) -> Path | None:
-    path = (masks / item.name.partition("#")[0]).with_suffix(".png")
+def _mask_of(item: Item, masks: Path, base: Path) -> Path | None:
+    image, base = _plain(item.path), _plain(base)
+    # The path of an image elsewhere would lead out of the masks, maybe to the image itself.
+    place = image.relative_to(base) if image.is_relative_to(base) else Path(image.name)
+    path = masks / place.with_suffix(".png") if place.name else masks
     return path if path.is_file() else None
+
+
+def _plain(path: Path) -> Path:
+    """Return a path without ``..``, through links: masks are laid out as the images appear."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _is_own_mask(item: Item) -> bool:
+    mask = item.mask
+    return mask is not None and mask.is_file() and item.path.is_file() and mask.samefile(item.path)

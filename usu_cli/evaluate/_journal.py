@@ -9,7 +9,7 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from usu_cli._errors import UsageError
+from usu_cli._errors import UsageError, one_line
 
 Key = tuple[str, str, str, str]
 _PATTERN = "records-*.jsonl"
@@ -43,7 +43,7 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What no two records share."""
+        """What no two records that :func:`read_records` returns share."""
         return self.image, self.method, self.upsampler, self.metric
 
     def line(self) -> str:
@@ -102,24 +102,38 @@ class Journal:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Return all shards' records, without a last line that is being written.
+    """Return all shards' records, one of each key, without a last line that is being written.
+
+    What could not be measured is tried again by the next run, maybe in another shard: a value
+    counts wherever it is, and of failures the last.
 
     Raises:
-        UsageError: If a line is not a record.
+        UsageError: If a file cannot be read, or a line is not a record.
     """
-    records = []
+    records: dict[Key, Record] = {}
     for path in sorted(folder.glob(_PATTERN)):
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        for number, line in enumerate(whole.splitlines(), start=1):
+        for number, line in enumerate(_lines(path), start=1):
             try:
                 fields = json.loads(line)
                 fields["curve"] = tuple(fields["curve"]) if "curve" in fields else None
-                records.append(Record(**fields))
+                record = Record(**fields)
+                earlier = records.get(record.key)
             except (ValueError, TypeError, KeyError):
                 raise UsageError(f"{str(path)!r}, line {number}, is not a record") from None
-    return records
+            if record.value is not None or earlier is None or earlier.value is None:
+                records[record.key] = record
+    return list(records.values())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the records {str(path)!r}: {one_line(error)}") from error
+    # Not splitlines, which also splits at characters that JSON leaves as they are.
+    return whole.split("\n") if whole else []
 
 
 def keys(records: Sequence[Record]) -> set[Key]:
-    """Return what has been measured."""
-    return {record.key for record in records}
+    """Return what has been measured: what has a value."""
+    return {record.key for record in records if record.value is not None}

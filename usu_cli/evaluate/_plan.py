@@ -8,12 +8,13 @@ from typing import Any
 
 from usu_captum._digest import weights_digest
 from usu_captum.ranking._checkpoint import write_text
-from usu_cli._errors import UsageError
+from usu_cli._errors import UsageError, one_line
 from usu_cli._models import Classifier
 from usu_cli._versions import versions
 from usu_core import AnyUpsampler, to_dict
 
 SETTINGS = "settings.json"
+_PACKAGE = "usu-attribution"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +59,41 @@ class Plan(Wanted):
 
 
 def read_settings(out: Path) -> dict[str, Any]:
-    """Return what the results in ``out`` depend on, by name."""
-    settings: dict[str, Any] = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
+    """Return what the results in ``out`` depend on, by name.
+
+    Raises:
+        UsageError: If the file cannot be read, or is not of ``usu evaluate``.
+    """
+    path = out / SETTINGS
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings["upsamplers"], dict):
+            raise TypeError
+        str(settings["versions"][_PACKAGE])
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {one_line(error)}") from error
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(
+            f"{str(path)!r} does not hold settings of usu evaluate; give another --out"
+        ) from None
     return settings
 
 
-def claim(out: Path, plan: Plan, classifier: Classifier) -> None:
+def claim(out: Path, plan: Plan, classifier: Classifier, *, measured: bool) -> None:
     """Write down what the results in ``out`` depend on, or check that it is the same.
 
     Methods, metrics, upsamplers and images may be added to an earlier run. Processes that share
     a run all call this, and write the same.
 
+    Args:
+        out: Folder of the records and settings.
+        plan: What to measure.
+        classifier: The model.
+        measured: Whether ``out`` holds records; a run that failed before the first binds no other.
+
     Raises:
-        UsageError: If ``out`` holds results of other settings, naming the first that differs.
+        UsageError: If ``out`` holds results of other settings, naming the first that differs, or
+            settings of something else.
     """
     settings: dict[str, Any] = {
         "model": classifier.name,
@@ -90,9 +113,10 @@ def claim(out: Path, plan: Plan, classifier: Classifier) -> None:
     path = out / SETTINGS
     if path.is_file():
         earlier = read_settings(out)
-        _compare(earlier, settings, out)
-        settings["upsamplers"] = earlier["upsamplers"] | settings["upsamplers"]
-        settings["versions"] = earlier["versions"]
+        if measured:
+            _compare(earlier, settings, out)
+            settings["upsamplers"] = earlier["upsamplers"] | settings["upsamplers"]
+            settings["versions"] = earlier["versions"]
     text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text)
 
@@ -115,9 +139,8 @@ def _compare(earlier: dict[str, Any], now: dict[str, Any], out: Path) -> None:
         for name, config in now["upsamplers"].items()
         if name in earlier["upsamplers"] and earlier["upsamplers"][name] != config
     ]
-    package = "usu-attribution"
-    if earlier["versions"][package] != now["versions"][package]:
-        differing.append((package, earlier["versions"][package], now["versions"][package]))
+    if earlier["versions"][_PACKAGE] != now["versions"][_PACKAGE]:
+        differing.append((_PACKAGE, earlier["versions"][_PACKAGE], now["versions"][_PACKAGE]))
     if differing:
         name, before, after = differing[0]
         raise UsageError(

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from usu_core.scoring import ModelScore
 
+_DRAWN = 64  # masks drawn together, whatever the model takes at once: their order decides them
+
 
 def rise(
     score: ModelScore,
@@ -31,34 +33,41 @@ def rise(
         grid: Cells per side.
         keep: Probability of showing a cell.
         seed: Seed of its own generator.
-        chunk_size: Masks per model call.
+        chunk_size: Masks per model call; which masks are drawn does not depend on it.
 
     Returns:
         (1, H, W).
     """
-    generator = torch.Generator().manual_seed(seed)
     height, width = image.shape[2:]
     cell = (-(-height // grid), -(-width // grid))
+    drawn = _draw(evaluations, grid, keep, cell, seed)
     total, weight = image.new_zeros(height, width), image.new_zeros(height, width)
-    done = 0
-    while done < evaluations:
-        count = min(chunk_size, evaluations - done)
-        coarse = (torch.rand(count, 1, grid + 1, grid + 1, generator=generator) < keep).float()
+    for coarse, rows, columns in zip(*(part.split(chunk_size) for part in drawn), strict=True):
         large = F.interpolate(coarse, ((grid + 1) * cell[0], (grid + 1) * cell[1]), mode="bilinear")
-        rows = torch.randint(0, cell[0], (count,), generator=generator).tolist()
-        columns = torch.randint(0, cell[1], (count,), generator=generator).tolist()
         masks = torch.stack(
             [
                 m[:, r : r + height, c : c + width]
-                for m, r, c in zip(large, rows, columns, strict=True)
+                for m, r, c in zip(large, rows.tolist(), columns.tolist(), strict=True)
             ]
         ).to(image)
         with torch.no_grad():
             mixed = masks * image + (1 - masks) * fill
-            values = score.evaluate(
-                mixed, torch.zeros(count, dtype=torch.long, device=image.device), "probability"
-            )
+            first = torch.zeros(len(masks), dtype=torch.long, device=image.device)
+            values = score.evaluate(mixed, first, "probability")
         total += (values.view(-1, 1, 1) * masks[:, 0]).sum(0)
         weight += masks[:, 0].sum(0)
-        done += count
     return (total / weight.clamp(min=1e-6)).unsqueeze(0)
+
+
+def _draw(
+    count: int, grid: int, keep: float, cell: tuple[int, int], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return coarse masks (N, 1, grid + 1, grid + 1), and how far each is shifted, (N,) each."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse, rows, columns = [], [], []
+    for start in range(0, count, _DRAWN):
+        n = min(_DRAWN, count - start)
+        coarse.append(torch.rand(n, 1, grid + 1, grid + 1, generator=generator) < keep)
+        rows.append(torch.randint(0, cell[0], (n,), generator=generator))
+        columns.append(torch.randint(0, cell[1], (n,), generator=generator))
+    return torch.cat(coarse).float(), torch.cat(rows), torch.cat(columns)

@@ -1,14 +1,17 @@
 """Measure image by image, what has not been measured yet."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 from tqdm import tqdm
 
 from usu_cli._classes import find_target
+from usu_cli._errors import UsageError, one_line
 from usu_cli._maps import Scored
 from usu_cli._models import Classifier
+from usu_cli.evaluate._failures import Excuse, failed_records, only_this_image
 from usu_cli.evaluate._items import Item
 from usu_cli.evaluate._journal import Journal, Key, Record, keys, read_records
 from usu_cli.evaluate._judges import Judges, judged_together, records_of
@@ -17,6 +20,7 @@ from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._plan import Plan, claim
 from usu_cli.evaluate._sources import Method, Subject, explain, is_coarse
 from usu_cli.evaluate._subjects import UnreadableError, make_methods, make_subject
+from usu_core import AnyUpsampler
 
 
 def evaluate(
@@ -31,7 +35,7 @@ def evaluate(
     """Measure every map of every item, but for what ``out`` holds already.
 
     May be stopped at any time, and called again: with the same settings it goes on; with more
-    methods, upsamplers, metrics or items it adds those.
+    methods, upsamplers, metrics or items it adds those. What could not be measured is tried again.
 
     Args:
         classifier: The model; it decides the device.
@@ -46,7 +50,8 @@ def evaluate(
 
     Raises:
         UsageError: If ``out`` holds results of other settings, another process writes this
-            shard, a name or target is unknown, or a method cannot explain the model.
+            shard, a name or target is unknown, or a method cannot explain the model. One that
+            cannot explain an image leaves records that say so.
 
     Cost:
         Per image and map about ``3 (steps + 1)`` model evaluations for each of deletion and
@@ -59,11 +64,18 @@ def evaluate(
         for item in items
         if item.target is not None
     }
-    claim(out, plan, classifier)
     unreadable = {}
+    excuse = only_this_image(classifier.model)
     with Journal(out, shard) as journal:
         # Read under the lock: a run that is just ending may still be adding records.
-        done = keys(read_records(out))
+        earlier = read_records(out)
+        claim(out, plan, classifier, measured=bool(earlier))
+        done, failed = keys(earlier), {record for record in earlier if record.value is None}
+
+        def write(records: Sequence[Record]) -> None:
+            # What fails as it did before is no news.
+            journal.append([record for record in records if record not in failed])
+
         mine = [item for item in items[shard::shards] if _missing(item, plan, done)]
         for item in tqdm(mine, desc="evaluating", unit="image", position=shard):
             chosen = targets.get(item.name, plan.target)
@@ -72,7 +84,7 @@ def evaluate(
             except UnreadableError as error:  # named in the end, not fatal
                 unreadable[item.name] = str(error)
                 continue
-            measure_item(item, subject, methods, plan, classifier.model, journal.append, done)
+            measure_item(item, subject, methods, plan, classifier.model, write, done, excuse)
     return unreadable
 
 
@@ -106,6 +118,7 @@ def measure_item(
     model: nn.Module,
     write: Callable[[Sequence[Record]], object],
     done: Set[Key] = frozenset(),
+    excuse: Excuse = lambda *_: False,
 ) -> list[FineMap]:
     """Explain and judge one image.
 
@@ -117,22 +130,34 @@ def measure_item(
         model: The judge.
         write: Takes records as they are found.
         done: What need not be measured again.
+        excuse: Whether a method that fails leaves records of that, instead of ending the run.
 
     Returns:
         The maps that were made.
+
+    Raises:
+        UsageError: If a method fails, and that is not excused.
     """
     scored: Scored = {}
     maps: list[FineMap] = []
     for name, method in methods.items():
-        ways = [
-            way
+        wanted = [
+            (way, metric)
             for way in _ways(name, plan)
-            if any((item.name, name, way, m) not in done for m in _metrics(item, name, plan))
+            for metric in _metrics(item, name, plan)
+            if (item.name, name, way, metric) not in done
         ]
-        if ways:
-            upsamplers = {way: plan.upsamplers[way] for way in ways if way != AS_IS}
-            explanation = explain(name, method, subject)
-            maps += fine_maps(name, explanation, subject, upsamplers, scored)
+        if not wanted:
+            continue
+        ways = dict.fromkeys(way for way, _ in wanted)
+        upsamplers = {way: plan.upsamplers[way] for way in ways if way != AS_IS}
+        attempt = partial(_maps_of, name, method, upsamplers)
+        try:
+            maps += attempt(subject, scored)
+        except UsageError as error:
+            if not excuse(name, attempt, subject):
+                raise
+            write(failed_records(item.name, name, wanted, subject, error))
     judges = Judges(subject, plan, model, scored, methods)
     for metric in plan.metrics:
         chosen = [
@@ -144,3 +169,17 @@ def measure_item(
         for group in judged_together(metric, chosen):
             write(records_of(item.name, subject, metric, group, judges))
     return maps
+
+
+def _maps_of(
+    name: str,
+    method: Method,
+    upsamplers: Mapping[str, AnyUpsampler],
+    subject: Subject,
+    scored: Scored,
+) -> list[FineMap]:
+    explanation = explain(name, method, subject)
+    try:
+        return list(fine_maps(name, explanation, subject, upsamplers, scored))
+    except ValueError as error:
+        raise UsageError(f"a map of {name!r} cannot be upsampled: {one_line(error)}") from error

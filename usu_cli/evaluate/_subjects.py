@@ -1,9 +1,11 @@
 """From a picture to what is explained: the model's input, the class, its score."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import nn
 
 from usu_captum import ForwardScore, ImageSpace
 from usu_cli._errors import UsageError
@@ -66,6 +68,16 @@ def make_subject(item: Item, target: int | None, classifier: Classifier, seed: i
         mask=mask,
         first=target == first,
     )
+
+
+def noise_like(subject: Subject, model: nn.Module) -> Subject:
+    """Return a picture of noise of the same size, its class the model's first: a harmless one."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(subject.inputs.shape, generator=generator).to(subject.inputs)
+    with torch.no_grad():
+        first = int(model(inputs).argmax(1))
+    score = ForwardScore(model, first)
+    return replace(subject, inputs=inputs, target=first, score=score, mask=None, first=True)
 
 
 def _space(classifier: Classifier) -> ImageSpace:

@@ -46,7 +46,7 @@ class Summary:
         maps: All maps, in the order of the records, those of a method together.
         values: For each metric and map, the values by image.
         curves: For each metric and map, the mean curve, where the metric has one.
-        evaluations: For each map, the mean number of model evaluations spent.
+        evaluations: For each map, the mean number of model evaluations spent where it was made.
         comparisons: Every map against every peer.
         errors: Records without a value.
     """
@@ -84,7 +84,9 @@ def summarise(records: Sequence[Record], against: Sequence[str] = ("bilinear",))
     spent: dict[MapName, dict[str, int]] = {}
     for record in records:
         name = (record.method, record.upsampler)
-        spent.setdefault(name, {})[record.image] = record.evaluations
+        made = spent.setdefault(name, {})
+        if record.value is not None or record.evaluations:  # else there may have been no map
+            made[record.image] = record.evaluations
         if record.value is not None:
             values.setdefault((record.metric, name), {})[record.image] = record.value
         if record.curve is not None:
@@ -94,12 +96,12 @@ def summarise(records: Sequence[Record], against: Sequence[str] = ("bilinear",))
     measured = {metric for metric, _ in values}
     metrics = tuple(metric for metric in MEASURES if metric in measured)
     return Summary(
-        images=len({record.image for record in records}),
+        images=len({record.image for record in records if record.value is not None}),
         metrics=metrics,
         maps=maps,
         values=values,
         curves={key: np.mean(rows, axis=0) for key, rows in curves.items()},
-        evaluations={name: float(np.mean(list(s.values()))) for name, s in spent.items()},
+        evaluations={name: float(np.mean(list(s.values()) or 0)) for name, s in spent.items()},
         comparisons=_compare(values, metrics, maps, against),
         errors=tuple(record for record in records if record.value is None),
     )
