@@ -289,3 +289,9 @@ def test_a_model_that_declares_channels_last_without_its_grid() -> None:
     output, gradient = layer_output(model, layer, images, 1)
     fine = LayerGradientXActivation(model, layer).attribute(images, target=1, upsampler="nearest")
     assert_close_to(cells_of(fine, 8, 12), (output * gradient).sum(3)[:, None])
+
+
+def test_a_signal_whose_maps_have_more_dimensions_than_it_has() -> None:
+    """A spectrogram is made inside: its maps are no scaled images, and are taken as they come."""
+    model = nn.Sequential(nn.Unflatten(2, (8, 8)), nn.Conv2d(1, 4, 3, padding=1), nn.Flatten())
+    assert default_layer(model, torch.rand(1, 1, 64))[0] == "1"

@@ -61,10 +61,11 @@ def banzhaf_values(
 ) -> Tensor:
     """Estimate what each segment is worth to a random half of the others, (B, P).
 
-    The Banzhaf value, from coalitions that hold each segment with probability 1/2: the difference
-    between the mean scores with and without it, all samples serving all segments (the maximum
-    sample reuse of Wang and Jia, 2023), as the covariance it is. Every image sees the same draw,
-    so that its values do not depend on the batch; segments that are not active stay in the image.
+    The Banzhaf value, from coalitions that hold each segment with probability 1/2: the mean score
+    with the segment less the mean without it, which is four times the covariance of membership
+    and score. All samples serve all segments (the maximum sample reuse of Wang and Jia, 2023), and
+    every image sees the same draw, so that its values do not depend on the batch. Segments that
+    are not active stay in the image.
     """
     drawn = torch.rand(active.shape[1], samples, generator=torch.Generator().manual_seed(seed))
     member = (drawn.T < 0.5).to(labels.device)
