@@ -61,6 +61,12 @@ def test_coalitions_find_evidence_that_the_whole_image_has_to_spare() -> None:
     wanted = torch.tensor([[0.5, 0.5, 0.5, 0.0]])
     values = scorer(images, score)(labels, active)
     torch.testing.assert_close(values, wanted, atol=0.02, rtol=0)
+    few, again, others = (
+        MaskedPerturbation(mode="coalitions", samples=8, seed=seed)(images, score)(labels, active)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(few, again)
+    assert not torch.equal(few, others)
 
 
 def test_banzhaf_values_are_the_covariance_over_the_coalitions_drawn(rand: Any) -> None:
