@@ -62,7 +62,9 @@ def test_coalitions_find_evidence_that_the_whole_image_has_to_spare() -> None:
     values = scorer(images, score)(labels, active)
     torch.testing.assert_close(values, wanted, atol=0.02, rtol=0)
     few, again, others = (
-        MaskedPerturbation(mode="coalitions", samples=8, seed=seed)(images, score)(labels, active)
+        MaskedPerturbation("coalitions", "zero", samples=8, seed=seed)(images, score)(
+            labels, active
+        )
         for seed in (0, 0, 1)
     )
     assert torch.equal(few, again)
