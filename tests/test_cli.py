@@ -26,8 +26,11 @@ from usu_cli._architectures import find_architecture
 from usu_cli._classes import find_target, read_class_names
 from usu_cli._errors import UsageError
 from usu_cli._images import read_image
+from usu_cli._maps import upsample_all
 from usu_cli._models import load_classifier
 from usu_cli._preprocessing import Preprocessing
+from usu_core import IWMR, USU, Interpolation, MaskedPerturbation, Quadtree
+from usu_core.scoring import model_score
 
 ARCH = "timm:test_resnet"
 
@@ -703,3 +706,18 @@ def test_doctor_fails_where_a_check_does(
     said = capsys.readouterr()
     assert re.search(r"^mass of cells +fails: ", said.out, re.M)
     assert "1 of 3 checks failed: mass of cells" in said.err
+
+
+def test_upsamplers_with_different_scores_each_show_theirs() -> None:
+    segmenter = Quadtree((2,))
+    ways = {
+        "plain": Interpolation("nearest"),
+        "drop": USU(segmenter=segmenter),
+        "drop, moved": IWMR(segmenter=segmenter),
+        "keep": USU(segmenter=segmenter, scorer=MaskedPerturbation(mode="keep")),
+    }
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    score = model_score(lambda x: x.square().mean((1, 2, 3)))
+    found = upsample_all(torch.ones(1, 1, 2, 2), image, score, ways)
+    assert list(found.score_maps) == ["drop", "keep"]
+    assert not torch.equal(found.score_maps["drop"], found.score_maps["keep"])

@@ -176,11 +176,11 @@ def _panels(
         attribution = comparison.results[name].attribution[0, 0].detach().numpy()
         caption = f"IoU {figures[name]['iou']:.2f}, {figures[name]['concentration']:.0%} inside"
         panels.append(Panel(name, caption, outlined(overlay(attribution, picture), mask)))
-    if comparison.score_map is not None:
+    for phi in comparison.score_maps.values():  # one: all upsamplers here share it
         figure = figures[control]
         caption = f"IoU {figure['iou']:.2f}, {figure['concentration']:.0%} inside"
-        phi = scores(comparison.score_map[0].numpy())
-        panels.append(Panel(control, caption, outlined(phi, mask)))
+        drawn = outlined(scores(phi[0].numpy()), mask)
+        panels.append(Panel(control, caption, drawn))
     return panels
 
 

@@ -186,9 +186,8 @@ def _sheet(number: int, subject: _Subject, comparison: Comparison) -> Sheet:
         attribution = result.attribution[0, 0].detach().numpy()
         panels.append(Panel(name, caption, overlay(attribution, picture)))
         rows.append((name, f"{float(result.mass_error[0]):.1e}", str(evaluations)))
-    if comparison.score_map is not None:
-        phi = scores(comparison.score_map[0].numpy())
-        panels.append(Panel("scores", "of the segments, 0 to 1", phi))
+    for name, phi in comparison.score_maps.items():
+        panels.append(Panel("scores", f"behind {name}, 0 to 1", scores(phi[0].numpy())))
     predictions = ", ".join(f"{name} {probability:.1%}" for _, name, probability in subject.top)
     return Sheet(
         stem=sheet_stem(number, subject.path),

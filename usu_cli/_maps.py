@@ -21,12 +21,12 @@ class Comparison:
     Args:
         results: One per upsampler, by name and in the order asked for.
         evaluations: Model evaluations behind each map; those that share scores share the bill.
-        score_map: The first score map found, (1, H, W), or ``None`` if no upsampler needs one.
+        score_maps: Their different score maps, (1, H, W), by the first upsampler with each.
     """
 
     results: dict[str, usu_core.Upsampling]
     evaluations: dict[str, int]
-    score_map: torch.Tensor | None
+    score_maps: dict[str, torch.Tensor]
 
 
 def check_upsamplers(names: Sequence[str]) -> tuple[str, ...]:
@@ -60,6 +60,7 @@ def upsample_all(
     """
     results: dict[str, usu_core.Upsampling] = {}
     evaluations: dict[str, int] = {}
+    score_maps: dict[str, torch.Tensor] = {}
     scored = {} if scored is None else scored
     for name, upsampler in upsamplers.items():
         recipe = scores_recipe(name, upsampler)
@@ -75,8 +76,10 @@ def upsample_all(
             scored[recipe] = result
         results[name] = result
         evaluations[name] = (first or result).evaluations
-    maps = (result.score_map for result in results.values())
-    return Comparison(results, evaluations, next((phi for phi in maps if phi is not None), None))
+        phi = result.score_map
+        if phi is not None and not any(phi is other for other in score_maps.values()):
+            score_maps[name] = phi
+    return Comparison(results, evaluations, score_maps)
 
 
 def scores_recipe(name: str, upsampler: usu_core.AnyUpsampler) -> Hashable:

@@ -13,7 +13,9 @@ from usu_captum._image_space import ImageSpace
 from usu_captum.ranking._labels import Outputs, outputs_of_folders
 from usu_captum.ranking._pictures import read_picture
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 UNLABELLED = -1
 # What Pillow's decoders raise on damaged or hostile bytes; a bomb is a ValueError's sibling.
 DAMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error)
