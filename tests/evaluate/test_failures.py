@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from usu_cli.evaluate import read_records
+from usu_cli.evaluate import Record, read_records, summarise
 from usu_cli.evaluate._plan import read_settings
 from usu_cli.evaluate._sources import Explanation, Setting, Subject
 
@@ -123,6 +123,16 @@ def test_a_map_that_cannot_be_upsampled_fails_for_its_image(
     assert by_image["a/1.png#1"].error
 
 
+def test_an_image_that_a_method_fails_for_costs_nothing_in_the_mean() -> None:
+    made = Record("a", "RISE", "-", "deletion", 0.5, target=0, evaluations=100)
+    failed = Record("b", "RISE", "-", "deletion", None, target=0, evaluations=0, error="no")
+    undefined = Record("c", "RISE", "-", "deletion", None, target=0, evaluations=50, error="no")
+    summary = summarise([made, failed, undefined], ())
+    assert summary.images == 1
+    assert summary.evaluations == {("RISE", "-"): 75}
+    assert summarise([failed], ()).evaluations == {("RISE", "-"): 0}
+
+
 def test_a_corrected_mask_is_measured_again(
     work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +152,16 @@ def test_a_corrected_mask_is_measured_again(
 
 
 @pytest.mark.parametrize(
-    "text", ['{"model": ', "[]", "3", "{}", '{"upsamplers": {}, "versions": {}}', "\udcff"]
+    "text",
+    [
+        '{"model": ',
+        "[]",
+        "3",
+        "{}",
+        '{"upsamplers": {}, "versions": {}}',
+        '{"upsamplers": [], "versions": {"usu-attribution": "1"}}',
+        "\udcff",
+    ],
 )
 def test_settings_of_something_else_are_left_alone(
     tmp_path: Path, refused: Callable[..., str], text: str
