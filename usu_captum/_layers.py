@@ -1,11 +1,12 @@
 """The layer to explain when the user names none."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from usu_captum._layout import is_scaled, token_grid
+from usu_captum._layout import token_grid
 
 
 def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:
@@ -14,8 +15,8 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
     For timm and torchvision vision transformers that is the first normalisation of the last block;
     after it, patch tokens no longer reach the class token. For everything else the model is run
     once, and the last module with a (B, C, h, w) output larger than one pixel is taken, if there is
-    one whose size is the image's at a stride; for Swin transformers, whose maps are (B, h, w, C),
-    that is the last norm.
+    one of about the image's proportions; for Swin transformers, whose maps are (B, h, w, C), that
+    is the last norm.
 
     Args:
         model: A module.
@@ -45,7 +46,7 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
             return
         found.append(module)
         sizes = (output.shape[2:], output.shape[1:3])  # channels first, channels last
-        if len(output) == len(image) and any(is_scaled(size, image.shape[2:]) for size in sizes):
+        if len(output) == len(image) and any(_has_shape_of(image, size) for size in sizes):
             scaled.append(module)
 
     modes = {module: module.training for module in model.modules()}
@@ -65,6 +66,17 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
         )
     last = (scaled or found)[-1]
     return names[last], last
+
+
+def _has_shape_of(image: Tensor, size: Sequence[int]) -> bool:
+    """Whether a map has about the image's proportions, as heads by tokens have not.
+
+    Convolutions without padding lose borders at any stride, so its size may be any.
+    """
+    if len(size) != image.dim() - 2:
+        return False
+    strides = [p / s for p, s in zip(image.shape[2:], size, strict=True)]
+    return max(strides) < 1.5 * min(strides)
 
 
 def _last_normalisation(model: nn.Module) -> nn.Module | None:

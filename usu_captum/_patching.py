@@ -65,12 +65,7 @@ def patch(
         torch.Size([1, 1, 4, 4])
     """
     Options(upsampler)
-    frame = Frame(upsampler, image, forward_func, target, additional_forward_args)
-    with _lock:
-        if not OPEN:
-            _install()
-        OPEN.add(frame)
-    FRAMES.set((*FRAMES.get(), frame))
+    _open(Frame(upsampler, image, forward_func, target, additional_forward_args))
 
 
 def unpatch() -> None:
@@ -82,7 +77,7 @@ def unpatch() -> None:
     frames = FRAMES.get()
     if not frames:
         raise RuntimeError("unpatch() needs a patch() before it in the same thread, got none.")
-    _close(frames[:-1])
+    _close(frames[-1])
 
 
 @contextmanager
@@ -105,26 +100,32 @@ def patched(
         ...     LayerAttribution.interpolate(torch.ones(1, 1, 2, 2), (8, 8)).shape
         torch.Size([1, 1, 8, 8])
     """
-    before = FRAMES.get()
+    Options(upsampler)
+    frame = Frame(upsampler, image, forward_func, target, additional_forward_args)
     try:
-        patch(
-            upsampler,
-            image=image,
-            forward_func=forward_func,
-            target=target,
-            additional_forward_args=additional_forward_args,
-        )
+        _open(frame)
         yield
     finally:
-        _close(before)
+        _close(frame)
 
 
-def _close(remaining: tuple[Frame, ...]) -> None:
-    """Go back to fewer frames, and restore the classes if no thread has any left."""
+def _open(frame: Frame) -> None:
+    with _lock:
+        if not OPEN:
+            _install()
+        OPEN.add(frame)
+    FRAMES.set((*FRAMES.get(), frame))
+
+
+def _close(frame: Frame) -> None:
+    """Take back a patch and what was patched after it; restore the classes if none is left."""
+    frames = FRAMES.get()
+    place = next((i for i, one in enumerate(frames) if one is frame), len(frames))
+    FRAMES.set(frames[:place])
     with _lock:
         was_open = bool(OPEN)
-        OPEN.difference_update(FRAMES.get()[len(remaining) :])
-        FRAMES.set(remaining)
+        # A generator may be closed in another context than it was entered in, which has it not.
+        OPEN.difference_update((frame, *frames[place:]))
         if was_open and not OPEN:
             _uninstall()
 

@@ -50,12 +50,7 @@ def patch(
         >>> patch("usu")
         >>> unpatch()
     """
-    options = Options.make(upsampler, scaling, raw, box)
-    with _lock:
-        if not OPEN:
-            _install()
-        OPEN[id(options)] = options
-    ACTIVE.set((*ACTIVE.get(), options))
+    _open(Options.make(upsampler, scaling, raw, box))
 
 
 def unpatch() -> None:
@@ -67,7 +62,7 @@ def unpatch() -> None:
     active = ACTIVE.get()
     if not active:
         raise RuntimeError("unpatch() needs a patch() in the same thread before it, got none.")
-    _close(active[:-1])
+    _close(active[-1])
 
 
 @contextmanager
@@ -96,21 +91,32 @@ def patched(
         >>> with patched("usu"):
         ...     pass
     """
-    before = ACTIVE.get()
+    options = Options.make(upsampler, scaling, raw, box)
     try:
-        patch(upsampler, scaling=scaling, raw=raw, box=box)
+        _open(options)
         yield
     finally:
-        _close(before)
+        _close(options)
 
 
-def _close(remaining: tuple[Options, ...]) -> None:
-    """Go back to fewer patches, and restore the library if no thread has any left."""
+def _open(options: Options) -> None:
+    with _lock:
+        if not OPEN:
+            _install()
+        OPEN[id(options)] = options
+    ACTIVE.set((*ACTIVE.get(), options))
+
+
+def _close(options: Options) -> None:
+    """Take back a patch and what was patched after it; restore the library if none is left."""
+    active = ACTIVE.get()
+    place = next((i for i, one in enumerate(active) if one is options), len(active))
+    ACTIVE.set(active[:place])
     with _lock:
         was_open = bool(OPEN)
-        for options in ACTIVE.get()[len(remaining) :]:
-            OPEN.pop(id(options), None)
-        ACTIVE.set(remaining)
+        # A generator may be closed in another context than it was entered in, which has it not.
+        for one in (options, *active[place:]):
+            OPEN.pop(id(one), None)
         if was_open and not OPEN:
             _uninstall()
 

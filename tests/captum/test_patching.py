@@ -272,3 +272,14 @@ def test_interpolate_under_a_patch(net: Any, guided: Any) -> None:
     with patched(image=images, forward_func=net, target=1):
         assert torch.equal(LayerAttribution.interpolate(cells, (16, 12)), plain(cells, (16, 12)))
         assert torch.equal(LayerAttribution.interpolate(cells, (16, 12), guided), expected)
+
+
+def test_a_block_that_is_left_in_another_thread_restores_the_classes() -> None:
+    original = captum_attr.LayerGradCam.__dict__["attribute"]
+    block = patched("nearest")
+    entered = threading.Thread(target=block.__enter__)
+    entered.start()
+    entered.join()
+    assert captum_attr.LayerGradCam.__dict__["attribute"] is not original
+    block.__exit__(None, None, None)
+    assert captum_attr.LayerGradCam.__dict__["attribute"] is original

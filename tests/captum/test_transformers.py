@@ -295,3 +295,11 @@ def test_a_signal_whose_maps_have_more_dimensions_than_it_has() -> None:
     """A spectrogram is made inside: its maps are no scaled images, and are taken as they come."""
     model = nn.Sequential(nn.Unflatten(2, (8, 8)), nn.Conv2d(1, 4, 3, padding=1), nn.Flatten())
     assert default_layer(model, torch.rand(1, 1, 64))[0] == "1"
+
+
+def test_convolutions_without_padding_lose_borders_and_are_maps_all_the_same() -> None:
+    pairs = [(nn.Conv2d(1 if i == 0 else 4, 4, 3), nn.ReLU()) for i in range(5)]
+    layers = [layer for pair in pairs for layer in pair]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for size in ((32, 32), (32, 48)):
+        assert default_layer(model, torch.rand(2, 1, *size))[0] == "9"

@@ -369,3 +369,17 @@ def test_an_interrupted_patch_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> 
     with patched(QUICK):
         assert state() != before
     assert state() == before
+
+
+def test_a_block_that_is_left_in_another_thread_restores_the_library() -> None:
+    """As fixtures and generators may be, which are closed where they were not entered."""
+    before = state()
+    block = patched(QUICK)
+    entered = threading.Thread(target=block.__enter__)
+    entered.start()
+    entered.join()
+    assert state() != before
+    with patched("nearest"):
+        block.__exit__(None, None, None)
+        assert state() != before
+    assert state() == before

@@ -28,10 +28,14 @@ def outputs_of_folders(folders: Sequence[str], outputs: Outputs | None) -> dict[
         {'dog': 1, 'bird': 2}
         >>> outputs_of_folders(["n02", "n01"], ["cat", "dog"])
         {'n01': 0, 'n02': 1}
+        >>> outputs_of_folders(["1", "2"], ["1", "2"])
+        {'1': 0, '2': 1}
     """
     names = () if outputs is None or isinstance(outputs, int) else outputs
     count = outputs if isinstance(outputs, int) else len(names)
-    if all(folder.isascii() and folder.isdecimal() for folder in folders):
+    numbered = all(folder.isascii() and folder.isdecimal() for folder in folders)
+    # Classes may have numbers for names, too, from one on for example.
+    if numbered and not any(_places(folder, names) for folder in folders):
         found = {folder: int(folder) for folder in folders}
         if outputs is not None and max(found.values()) >= count:
             raise ValueError(
