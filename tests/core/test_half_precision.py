@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from usu_core import CellGrid, interpolate
-from usu_core.metrics import concentration, diffid, road
+from usu_core.metrics import Blur, concentration, diffid, road
 
 SIZE = (224, 224)
 
@@ -45,8 +45,14 @@ def replaced(values: Tensor) -> Tensor:
     return torch.cat([found.insertion, found.deletion])
 
 
+def blurred(values: Tensor) -> Tensor:
+    return 40 * Blur(37.0, 18)(torch.ones_like(values[:, None, :40, :40]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("measure", [cell_means, conserved, share_inside, imputed, replaced])
+@pytest.mark.parametrize(
+    "measure", [cell_means, conserved, share_inside, imputed, replaced, blurred]
+)
 def test_equals_single_precision(measure: Any, dtype: torch.dtype) -> None:
     values = maps().to(dtype)
     wanted = measure(values.float())

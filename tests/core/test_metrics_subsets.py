@@ -186,3 +186,21 @@ LABELS = torch.zeros(1, 2, 2, dtype=torch.int64)
 def test_what_does_not_fit_is_refused(call: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_steps_without_a_pixel_are_no_steps(rand: Any) -> None:
+    """Every pixel lowers this score, so that no step may count as a rise."""
+    images = rand(1, 1, 6, 6) + 1
+    for steps in (36, 50, 100):
+        found = monotonicity(
+            lambda x: -x.sum((1, 2, 3)), images, images[:, 0], reference=0.0, steps=steps
+        )
+        assert float(found) == 0.0
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7])
+def test_a_flat_map_correlates_with_nothing(rand: Any, value: float) -> None:
+    images = rand(1, 1, 7, 7).double()
+    flat = torch.full((1, 7, 7), value, dtype=torch.float64)
+    found = monotonicity_correlation(lambda x: x.square().sum((1, 2, 3)), images, flat)
+    assert float(found) == 0.0

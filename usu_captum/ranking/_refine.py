@@ -115,7 +115,9 @@ def refine(
         images = images.detach().clone()
         start = starting_maps(images, maps)
         spread = start.std((1, 2, 3), correction=0, keepdim=True)
-        unit = spread.where(spread > 0, 1.0)
+        # Rounding may leave a flat map a deviation, far too small to be a step.
+        low, high = start.amin((1, 2, 3), keepdim=True), start.amax((1, 2, 3), keepdim=True)
+        unit = spread.where(high > low, 1.0)
         change = torch.zeros_like(start).requires_grad_()
         return refine_with(
             lambda: start + unit * change,

@@ -45,7 +45,7 @@ def monotonicity(
         ValueError: If shapes do not match or the map is not finite.
 
     Cost:
-        ``B · (steps + 1)`` model evaluations.
+        ``B · (steps + 1)`` model evaluations, at most one per pixel and the start.
 
     Example:
         >>> images = torch.tensor([[[4.0, -3.0, 2.0, 1.0]]])
@@ -57,7 +57,8 @@ def monotonicity(
     check_count("steps", steps)
     fill = reference_images(images, reference, black)
     place = places(-attribution)
-    counts = equal_counts(place[0].numel(), steps)
+    # Steps in which no pixel changes, where there are more steps than pixels, say nothing.
+    counts = sorted(set(equal_counts(place[0].numel(), steps)))
     scores = scores_along(score, fill, images, place, counts, output=output, chunk_size=chunk_size)
     return (scores.diff(dim=1) >= 0).float().mean(1)
 
@@ -134,5 +135,7 @@ def monotonicity_correlation(
     scores = perturbed_scores(score, images, randomise, count, output=output, chunk_size=chunk_size)
     change = (scores.double() - whole[:, None]).square()
     mean = size.new_zeros(len(images), groups)
-    mean = mean.scatter_reduce(1, group.flatten(1), size.flatten(1), "mean", include_self=False)
+    # From the smallest on, so that equal sizes have equal means whatever rounding does.
+    above = size.flatten(1) - size.flatten(1).amin(1, keepdim=True)
+    mean = mean.scatter_reduce(1, group.flatten(1), above, "mean", include_self=False)
     return spearman(mean, change.view(len(images), groups, samples).mean(2))

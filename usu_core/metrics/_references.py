@@ -35,7 +35,8 @@ class Blur:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Blur (B, C, *pixels) along every spatial axis."""
-        result = images
+        # Half precision would lose a little with every term.
+        result = images.to(torch.promote_types(images.dtype, torch.float32))
         for dim in range(2, images.dim()):
             radius = min(self.radius, images.shape[dim] - 1)
             offset = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -51,7 +52,7 @@ class Blur:
             for k, weight in enumerate(weights):
                 blurred = blurred + weight * line.narrow(-1, k, size)
             result = blurred.movedim(-1, dim)
-        return result
+        return result.to(images.dtype)
 
 
 Reference = str | float | Blur | Tensor

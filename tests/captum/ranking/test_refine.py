@@ -340,3 +340,15 @@ def test_a_shared_scale_finds_the_one_pixel_that_decides() -> None:
     }
     assert int(found["example"].argmax()) == 3 * 16 + 12
     assert int(found["element"].argmax()) != 3 * 16 + 12
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7])
+def test_a_flat_map_is_refined_as_nothing_is(value: float) -> None:
+    """The deviation of 784 equal numbers need not be 0."""
+    images = nn.functional.pad(spots(1), (6, 6, 6, 6))
+    flat = torch.full((1, 1, 28, 28), value)
+    nothing = run(Spot().eval(), images, n_steps=2, grids=(7,))
+    result = run(Spot().eval(), images, flat, n_steps=2, grids=(7,))
+    moved = [float((one.maps - one.maps.mean()).abs().max()) for one in (nothing, result)]
+    assert moved[0] > 0.01
+    assert moved[1] == pytest.approx(moved[0], rel=0.2)
