@@ -1,7 +1,6 @@
 """What Captum's methods are while patched: themselves, but where their context has a frame open."""
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
@@ -21,6 +20,7 @@ from usu_captum._patch_maps import upsample_patches
 from usu_captum._upsampled import upsampling_of
 from usu_captum._wrapping import innermost
 from usu_core import AnyUpsampler
+from usu_core._patches import Patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,7 @@ class Frame:
     additional_forward_args: Any
 
 
-FRAMES: ContextVar[tuple[Frame, ...]] = ContextVar("usu_captum_frames", default=())
-OPEN: set[Frame] = set()  # Of all threads: while there is one, the classes are patched.
-
-
-def _current() -> Frame | None:
-    """Return the innermost open frame; a copied context may hold frames closed since."""
-    return next((frame for frame in reversed(FRAMES.get()) if frame in OPEN), None)
+FRAMES: Patches[Frame] = Patches("usu_captum_frames")
 
 
 def patched_method(base: type) -> Attribute:
@@ -67,17 +61,14 @@ def _gated(original: Any, explicit: Attribute, default: Attribute | None = None)
 
     @wraps(original)
     def attribute(*args: Any, **kwargs: Any) -> Any:
-        frame = _current()
+        frame = FRAMES.current()
         if frame is None:
             return original(*args, **kwargs)
         # What runs inside, the model and its score included, sees plain Captum.
-        token = FRAMES.set(())
-        try:
+        with FRAMES.suspended():
             if default is None or frame.upsampler is None or "upsampler" in kwargs:
                 return explicit(*args, **kwargs)
             return default(*args, **kwargs, upsampler=frame.upsampler)
-        finally:
-            FRAMES.reset(token)
 
     # Captum's classes call each other past the usage log: they must keep getting coarse maps. Where
     # Captum has no such way in, there is none here.
@@ -125,14 +116,13 @@ def patched_interpolate(original: Callable[..., Tensor]) -> Callable[..., Tensor
         interpolate_dims: int | tuple[int, ...],
         interpolate_mode: Any = "nearest",
     ) -> Tensor:
-        frame = _current()
+        frame = FRAMES.current()
         if frame is None:
             return original(layer_attribution, interpolate_dims, interpolate_mode)
         mode = interpolate_mode
         if frame.upsampler is not None and _fits(frame, layer_attribution, interpolate_dims):
             mode = frame.upsampler
-        token = FRAMES.set(())
-        try:
+        with FRAMES.suspended():
             return interpolate(
                 layer_attribution,
                 interpolate_dims,
@@ -142,8 +132,6 @@ def patched_interpolate(original: Callable[..., Tensor]) -> Callable[..., Tensor
                 target=frame.target,
                 additional_forward_args=frame.additional_forward_args,
             )
-        finally:
-            FRAMES.reset(token)
 
     return replacement
 

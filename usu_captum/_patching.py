@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import RLock
 from typing import Any
 
 from captum import attr as captum_attr
@@ -13,7 +12,6 @@ from usu_captum._methods import WITH_UPSAMPLER
 from usu_captum._options import Options
 from usu_captum._patched import (
     FRAMES,
-    OPEN,
     Frame,
     patched_interpolate,
     patched_method,
@@ -22,7 +20,6 @@ from usu_captum._patched import (
 from usu_core import AnyUpsampler
 
 _installed: list[tuple[type, str, Any, Any]] = []
-_lock = RLock()
 
 
 def patch(
@@ -65,7 +62,8 @@ def patch(
         torch.Size([1, 1, 4, 4])
     """
     Options(upsampler)
-    _open(Frame(upsampler, image, forward_func, target, additional_forward_args))
+    frame = Frame(upsampler, image, forward_func, target, additional_forward_args)
+    FRAMES.open(frame, _install)
 
 
 def unpatch() -> None:
@@ -74,10 +72,10 @@ def unpatch() -> None:
     Raises:
         RuntimeError: If there is none.
     """
-    frames = FRAMES.get()
-    if not frames:
+    frame = FRAMES.last()
+    if frame is None:
         raise RuntimeError("unpatch() needs a patch() before it in the same thread, got none.")
-    _close(frames[-1])
+    FRAMES.close(frame, _uninstall)
 
 
 @contextmanager
@@ -103,31 +101,10 @@ def patched(
     Options(upsampler)
     frame = Frame(upsampler, image, forward_func, target, additional_forward_args)
     try:
-        _open(frame)
+        FRAMES.open(frame, _install)
         yield
     finally:
-        _close(frame)
-
-
-def _open(frame: Frame) -> None:
-    with _lock:
-        if not OPEN:
-            _install()
-        OPEN.add(frame)
-    FRAMES.set((*FRAMES.get(), frame))
-
-
-def _close(frame: Frame) -> None:
-    """Take back a patch and what was patched after it; restore the classes if none is left."""
-    frames = FRAMES.get()
-    place = next((i for i, one in enumerate(frames) if one is frame), len(frames))
-    FRAMES.set(frames[:place])
-    with _lock:
-        was_open = bool(OPEN)
-        # A generator may be closed in another context than it was entered in, which has it not.
-        OPEN.difference_update((frame, *frames[place:]))
-        if was_open and not OPEN:
-            _uninstall()
+        FRAMES.close(frame, _uninstall)
 
 
 def _install() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
+from usu_core._patches import Patches
 from usu_gradcam._options import Options
 
 
@@ -51,11 +52,8 @@ class ScoreMaps:
         self._found[self._key(image, targets)] = (image, values)
 
 
-ACTIVE: ContextVar[tuple[Options, ...]] = ContextVar("usu_gradcam_active", default=())
-"""Options of the patches in force, innermost last; a copied context may hold closed ones."""
-
-OPEN: dict[int, Options] = {}
-"""Patches of all threads by identity: while there is one, the library's classes are patched."""
+ACTIVE: Patches[Options] = Patches("usu_gradcam_active")
+"""Options of the patches in force."""
 
 FRAME: ContextVar[Frame | None] = ContextVar("usu_gradcam_frame", default=None)
 
@@ -76,7 +74,7 @@ def assigned(variable: ContextVar[Any], value: Any) -> Iterator[None]:
 @contextmanager
 def suspended() -> Iterator[None]:
     """Run the model unpatched: a CAM used as a score must not redistribute itself."""
-    with assigned(ACTIVE, ()), assigned(FRAME, None), assigned(_COLLECTED, None):
+    with ACTIVE.suspended(), assigned(FRAME, None), assigned(_COLLECTED, None):
         yield
 
 

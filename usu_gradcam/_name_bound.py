@@ -14,7 +14,7 @@ import numpy as np
 
 from usu_gradcam import _maps
 from usu_gradcam._arrays import Array
-from usu_gradcam._context import ACTIVE, FRAME, OPEN, Frame, suspended
+from usu_gradcam._context import ACTIVE, FRAME, Frame, suspended
 from usu_gradcam._options import Options
 from usu_gradcam._targets import predicted_targets
 
@@ -23,7 +23,7 @@ Wrapper = Callable[..., Any]
 
 def in_force(cam: Any = None) -> Options | None:
     """Return the innermost options, ``None`` where the library's own code must run."""
-    active = next((one for one in reversed(ACTIVE.get()) if id(one) in OPEN), None)
+    active = ACTIVE.current()
     if active is None or hasattr(cam, "redistribution") or active.upsampler is None:
         return None
     return active

@@ -5,7 +5,6 @@ in the thread or task that asked for it: a context variable decides. The library
 is replaced in every module that imported it, for CAMs of others that call it themselves.
 """
 
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +13,11 @@ from typing import Any
 from pytorch_grad_cam.utils import image as library_image
 
 from usu_core import AnyUpsampler
-from usu_gradcam._context import ACTIVE, OPEN
+from usu_gradcam._context import ACTIVE
 from usu_gradcam._name_bound import make_scale_accross, make_scale_cam_image, rebind
 from usu_gradcam._options import Options, Scaling
 from usu_gradcam._wrappers import places
 
-_lock = threading.RLock()
 _replaced: list[tuple[Any, str, Any, Any]] = []
 _helpers: list[tuple[Any, Any]] = []
 
@@ -50,7 +48,7 @@ def patch(
         >>> patch("usu")
         >>> unpatch()
     """
-    _open(Options.make(upsampler, scaling, raw, box))
+    ACTIVE.open(Options.make(upsampler, scaling, raw, box), _install)
 
 
 def unpatch() -> None:
@@ -59,10 +57,10 @@ def unpatch() -> None:
     Raises:
         RuntimeError: If there is none.
     """
-    active = ACTIVE.get()
-    if not active:
+    options = ACTIVE.last()
+    if options is None:
         raise RuntimeError("unpatch() needs a patch() in the same thread before it, got none.")
-    _close(active[-1])
+    ACTIVE.close(options, _uninstall)
 
 
 @contextmanager
@@ -93,32 +91,10 @@ def patched(
     """
     options = Options.make(upsampler, scaling, raw, box)
     try:
-        _open(options)
+        ACTIVE.open(options, _install)
         yield
     finally:
-        _close(options)
-
-
-def _open(options: Options) -> None:
-    with _lock:
-        if not OPEN:
-            _install()
-        OPEN[id(options)] = options
-    ACTIVE.set((*ACTIVE.get(), options))
-
-
-def _close(options: Options) -> None:
-    """Take back a patch and what was patched after it; restore the library if none is left."""
-    active = ACTIVE.get()
-    place = next((i for i, one in enumerate(active) if one is options), len(active))
-    ACTIVE.set(active[:place])
-    with _lock:
-        was_open = bool(OPEN)
-        # A generator may be closed in another context than it was entered in, which has it not.
-        for one in (options, *active[place:]):
-            OPEN.pop(id(one), None)
-        if was_open and not OPEN:
-            _uninstall()
+        ACTIVE.close(options, _uninstall)
 
 
 def _install() -> None:
