@@ -4,8 +4,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from usu_captum.ranking._images import DAMAGE
-from usu_captum.ranking._pictures import read_picture
+from usu_captum.ranking._pictures import DAMAGE, read_picture
 from usu_cli._errors import UsageError, one_line, unknown
 
 
@@ -27,5 +26,5 @@ def read_image(path: Path) -> Image.Image:
         return read_picture(path)
     except UnidentifiedImageError:
         raise UsageError(f"{str(path)!r} is not an image (no known format recognised)") from None
-    except (*DAMAGE, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise UsageError(f"cannot read image {str(path)!r}: {one_line(error)}") from error

@@ -52,6 +52,15 @@ def sheet_stem(number: int, path: Path) -> str:
     return f"{number:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', path.stem)[:60]}"
 
 
+def check_apart(out: Path, data: Path) -> None:
+    """Raise a UsageError if pictures would be written among the images that are read."""
+    if out.resolve() == data.resolve():
+        raise UsageError(
+            f"--out {str(out)!r} is the folder of images, and pictures are written there; "
+            "give another --out"
+        )
+
+
 def prepare_folder(out: Path) -> Path:
     """Create ``out`` and check that files can be written there, before any work is done.
 

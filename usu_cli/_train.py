@@ -19,7 +19,7 @@ from usu_captum.ranking import (
 )
 from usu_cli._asked import ModelOptions, classifier_as_asked
 from usu_cli._errors import UsageError, one_line
-from usu_cli._report import prepare_folder
+from usu_cli._report import check_apart, prepare_folder
 
 _SHOWN = 12  # folders that are told with their outputs
 
@@ -54,11 +54,7 @@ def run_train(options: TrainOptions) -> None:
     Raises:
         UsageError: if anything named does not exist or does not fit, or training cannot go on.
     """
-    if options.out.resolve() == options.data.resolve():
-        raise UsageError(
-            f"--out {str(options.out)!r} is the folder of images, and a picture is written there; "
-            "give another --out"
-        )
+    check_apart(options.out, options.data)
     prepare_folder(options.out)
     classifier = classifier_as_asked(options)
     look = classifier.preprocessing

@@ -9,8 +9,9 @@ import torch
 
 from usu_captum._image_space import ImageSpace
 from usu_captum.ranking._arrays import ArrayImages
-from usu_captum.ranking._images import DAMAGE, FolderImages, ImageSource, Sample
+from usu_captum.ranking._images import FolderImages, ImageSource, Sample
 from usu_captum.ranking._labels import Outputs, check_labels
+from usu_captum.ranking._pictures import DAMAGE
 
 
 class PartOfImages:

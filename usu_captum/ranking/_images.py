@@ -1,24 +1,38 @@
 """What training reads, and the first kind of it: a folder of pictures."""
 
 import hashlib
-import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
 from usu_captum.ranking._labels import Outputs, outputs_of_folders
-from usu_captum.ranking._pictures import read_picture
+from usu_captum.ranking._pictures import DAMAGE, read_picture
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 UNLABELLED = -1
-# What Pillow's decoders raise on damaged or hostile bytes; a bomb is a ValueError's sibling.
-DAMAGE = (OSError, SyntaxError, ValueError, IndexError, struct.error)
+
+
+def image_files(folder: Path, leave_out: Iterable[Path] = ()) -> list[Path]:
+    """List the images in and below a folder, but for other files and folders that lie below it."""
+    top = folder.resolve()
+    # Real paths, since one may be given absolutely and the other not.
+    real = [other.resolve() for other in leave_out]
+    away = [folder / other.relative_to(top) for other in real if top in other.parents]
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(path.is_relative_to(other) for other in away)
+        and path.is_file()
+    )
 
 
 class UnreadableImageError(ValueError):
@@ -61,7 +75,7 @@ class FolderImages:
         outputs: How many outputs the classifier has, or their names. Folders named by number or by
             class are of these outputs; others must be one for each, in sorted order, as torchvision
             has it. ``None`` checks nothing.
-        leave_out: A file, or a folder with all below it, that is no data.
+        leave_out: A file, or a folder with all below it, in ``folder`` that is no data.
 
     Raises:
         ValueError: If there is no image, C is neither 1 nor 3, or a folder's output is not clear.
@@ -95,15 +109,7 @@ class FolderImages:
         self.folder, self.input_shape, self.space = Path(folder), input_shape, space
         if not self.folder.is_dir():
             raise ValueError(f"folder must be a folder of images, got {str(folder)!r}.")
-        # Real paths, since one may be given absolutely and the other not.
-        top, away = self.folder.resolve(), leave_out and leave_out.resolve()
-        self.files = sorted(
-            path
-            for path in self.folder.rglob("*")
-            if path.suffix.lower() in SUFFIXES
-            and path.is_file()
-            and not (away and (top / path.relative_to(self.folder)).is_relative_to(away))
-        )
+        self.files = image_files(self.folder, () if leave_out is None else (leave_out,))
         if not self.files:
             raise ValueError(
                 f"folder must hold images, got none in or below {str(folder)!r}. Known suffixes: "
@@ -124,15 +130,13 @@ class FolderImages:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        from PIL import Image, ImageOps
-
         path = self.files[index]
         name = path.relative_to(self.folder)
         _, height, width = self.input_shape
         mode = "L" if self.input_shape[0] == 1 else "RGB"
         try:
             picture = read_picture(path).convert(mode)
-        except (*DAMAGE, Image.DecompressionBombError) as error:
+        except DAMAGE as error:
             reason = " ".join(str(error).split())
             raise UnreadableImageError(f"{name.as_posix()}: {reason}") from error
         fitted = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)

@@ -1,10 +1,16 @@
 """Read a picture file as the RGB image a person sees when opening it."""
 
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+DAMAGE = (
+    OSError, SyntaxError, ValueError, IndexError, struct.error, Image.DecompressionBombError
+)  # fmt: skip
+"""What Pillow's decoders raise on damaged or hostile bytes."""
 
 _SIXTEEN_BITS = 257  # 65535 / 255
 # Of these, Pillow gives 16-bit greys as 32-bit numbers, in the full range of 16 bits.

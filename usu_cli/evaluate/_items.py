@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from usu_captum.ranking._images import DAMAGE, SUFFIXES
+from usu_captum.ranking._images import image_files
+from usu_captum.ranking._pictures import DAMAGE
 from usu_cli._errors import UsageError, one_line
+from usu_cli._report import check_apart
 
 _COLUMNS = ("image", "target", "mask")
 
@@ -53,12 +55,10 @@ def list_items(
             its own mask.
     """
     if data.is_dir():
-        items = _below(data, [folder for folder in (masks, out) if folder is not None])
-        if out is not None and out.resolve() == data.resolve():
-            raise UsageError(
-                f"--out {str(out)!r} is the folder of images, and pictures are written there; "
-                "give another --out"
-            )
+        if out is not None:
+            check_apart(out, data)
+        files = image_files(data, [folder for folder in (masks, out) if folder is not None])
+        items = [Item(utf8(file.relative_to(data).as_posix()), file) for file in files]
     elif data.suffix.lower() in (".txt", ".csv"):
         items = _listed(data)
     else:
@@ -91,7 +91,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     try:
         with Image.open(path) as image:
             mask = image.convert("L")
-    except (*DAMAGE, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise UsageError(f"cannot read mask {str(path)!r}: {one_line(error)}") from error
     if mask.size != size:
         raise UsageError(
@@ -109,22 +109,6 @@ def utf8(name: str) -> str:
         'a\\udcff.png'
     """
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _below(data: Path, others: Iterable[Path]) -> list[Item]:
-    """List the images in a folder, but for those in other folders that may lie below it."""
-    top = data.resolve()
-    # Real paths, since one may be given absolutely and the other not.
-    real = [folder.resolve() for folder in others]
-    away = [data / folder.relative_to(top) for folder in real if top in folder.parents]
-    files = sorted(
-        path
-        for path in data.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(path.is_relative_to(folder) for folder in away)
-        and path.is_file()
-    )
-    return [Item(utf8(file.relative_to(data).as_posix()), file) for file in files]
 
 
 def _listed(path: Path) -> list[Item]:

@@ -103,6 +103,15 @@ def test_what_is_left_out(
         assert [path.relative_to(where).as_posix() for path in images.files] == wanted[part]
 
 
+def test_images_below_what_is_left_out_are_data_all_the_same(
+    folder: Path, space: ImageSpace
+) -> None:
+    """A run that keeps its images in a folder of its own results reads them."""
+    every = FolderImages(folder / "b", SHAPE, space).files
+    assert every
+    assert FolderImages(folder / "b", SHAPE, space, leave_out=folder).files == every
+
+
 def test_deep_greys_are_scaled(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 12, dtype=np.uint16).reshape(3, 4)
     wanted = np.rint(np.linspace(0, 255, 12)).reshape(3, 4)
