@@ -51,10 +51,8 @@ def is_scaled(size: Sequence[int], pixels: Sequence[int]) -> bool:
 
     Matrices of attention have as many dimensions as maps, and are none.
     """
-    if len(size) != len(pixels):
-        return False
-    strides = [max(round(p / s), 1) for s, p in zip(size, pixels, strict=True)]
-    return max(strides) <= 2 * min(strides) and all(
+    strides = (max(round(p / s), 1) for s, p in zip(size, pixels, strict=True))
+    return all(
         abs(s * stride - p) <= 2 * stride
         for s, p, stride in zip(size, pixels, strides, strict=True)
     )

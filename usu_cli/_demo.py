@@ -176,11 +176,10 @@ def _panels(
         attribution = comparison.results[name].attribution[0, 0].detach().numpy()
         caption = f"IoU {figures[name]['iou']:.2f}, {figures[name]['concentration']:.0%} inside"
         panels.append(Panel(name, caption, outlined(overlay(attribution, picture), mask)))
-    for phi in comparison.score_maps.values():  # one: all upsamplers here share it
-        figure = figures[control]
-        caption = f"IoU {figure['iou']:.2f}, {figure['concentration']:.0%} inside"
-        drawn = outlined(scores(phi[0].numpy()), mask)
-        panels.append(Panel(control, caption, drawn))
+    (phi,) = comparison.score_maps.values()  # All upsamplers here share it.
+    figure = figures[control]
+    caption = f"IoU {figure['iou']:.2f}, {figure['concentration']:.0%} inside"
+    panels.append(Panel(control, caption, outlined(scores(phi[0].numpy()), mask)))
     return panels
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from usu_core._cells import CellGrid
 from usu_core._checks import check_choice, check_finite, check_float_tensor, check_size
+from usu_core._precision import wide
 
 MODES = ("nearest", "bilinear", "bicubic", "lanczos", "bilinear-conserving")
 
@@ -77,8 +78,8 @@ def interpolate(cells: Tensor, size: Sequence[int], mode: str = "bilinear") -> T
         mean = grid.mean(smooth)
         return smooth * grid.expand(part / mean.where(mean > 0, 1.0))
 
-    wide = cells.to(torch.promote_types(cells.dtype, torch.float32))
-    return (conserve(wide.clamp(min=0)) - conserve((-wide).clamp(min=0))).to(cells.dtype)
+    signed = wide(cells)
+    return (conserve(signed.clamp(min=0)) - conserve((-signed).clamp(min=0))).to(cells.dtype)
 
 
 def _lanczos_weights(cells: int, pixels: int, lobes: int = 3) -> Tensor:

@@ -201,12 +201,13 @@ def _allocate(
     energy = log_potential(scores, potential)
     factor = cells if convention == "total" else cells * grid.sizes(cells.device)
     if not grid.is_dense:
+        inside = grid.labels(cells.device) >= 0
         peak = grid.expand(grid.max(energy).nan_to_num(neginf=0.0))
         # A clamp at 0 would take the gradient of the pixels that share their cell's peak.
-        depth = (energy - peak).where(grid.labels(cells.device) >= 0, 0.0)
+        depth = (energy - peak).where(inside, 0.0)
         weight = (depth / temperature).exp()
         total = grid.sum(weight).clamp(min=torch.finfo(weight.dtype).tiny)
-        weight = weight / grid.expand(total).where(grid.labels(cells.device) >= 0, 1.0)
+        weight = weight / grid.expand(total).where(inside, 1.0)
         return weight * grid.expand(factor)
     weight = grid.split(energy, -torch.inf)
     peak = weight.amax(grid.within, keepdim=True).clamp(min=torch.finfo(weight.dtype).min)

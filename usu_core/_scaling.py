@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_choice, check_finite, check_float_tensor
+from usu_core._precision import wide
 
 SCALINGS = ("robust", "min-max")
 
@@ -70,7 +71,7 @@ def scale_to_unit(
             "Try attribution[None]."
         )
     check_finite("attribution", attribution)
-    values = attribution.to(torch.promote_types(attribution.dtype, torch.float32))
+    values = wide(attribution)
     if values.numel() == 0:
         return values
     if mode == "min-max":

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from usu_captum.paths._objective import Objective
 from usu_captum.paths._quadrature import nodes_and_edges
+from usu_core._precision import wide
 
 Points = tuple[Tensor, ...]
 """One tensor per input of the model, each (B, ...)."""
@@ -130,11 +131,6 @@ def follow(
                 t.add_(weight * (new - old))
             points, gradients = reached, ahead
     return tuple(t.to(p.dtype) for t, p in zip(total, start, strict=True))
-
-
-def wide(values: Tensor) -> Tensor:
-    """Return values in at least single precision."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from captum.log import log_usage
 from torch import Tensor
 
 from usu_captum.paths._attribution import Baselines, PathAttribution
-from usu_captum.paths._engine import Points, follow, wide
+from usu_captum.paths._engine import Points, follow
 from usu_core._checks import check_count
+from usu_core._precision import wide
 
 
 class GuidedPath:

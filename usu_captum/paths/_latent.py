@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from usu_captum.paths._autoencoders import Autoencoder
-from usu_captum.paths._engine import Points, wide
+from usu_captum.paths._engine import Points
+from usu_core._precision import wide
 
 INTERPOLATIONS = ("lerp", "slerp")
 

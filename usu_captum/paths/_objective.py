@@ -8,6 +8,7 @@ from captum._utils.common import _run_forward
 from torch import Tensor
 
 from usu_captum._score import argument_tuple, follow, select, tensor_target
+from usu_core._precision import wide
 
 OBJECTIVES = ("logit", "log-probability", "probability")
 
@@ -126,7 +127,7 @@ class Objective:
                 f"objective={self._objective!r} needs outputs of several classes, got shape "
                 f"{tuple(outputs.shape)}. Try objective='logit'."
             )
-        logits = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        logits = wide(outputs)
         log_p = logits.log_softmax(1)
         return log_p.exp() if self._objective == "probability" else log_p
 

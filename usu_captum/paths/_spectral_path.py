@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from usu_captum.paths._engine import Points, wide
+from usu_captum.paths._engine import Points
 from usu_captum.paths._spectra import Spectrum, decompose
+from usu_core._precision import wide
 
 TIMINGS = ("strength", "length", "rank", "printed")
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from usu_core import CellGrid
 from usu_core._checks import check_float_tensor
+from usu_core._precision import wide
 from usu_core.scoring import gaussian_blur
 
 Grid = int | tuple[int, int]
@@ -52,8 +53,7 @@ def pool_to_grid(maps: Tensor, grid: Grid, *, consistent: bool = True) -> Tensor
     layout = _layout(cells, (maps.shape[2], maps.shape[3]))
     if not consistent:
         return F.adaptive_avg_pool2d(maps, cells).flatten(1)
-    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
-    return layout.mean(wide).flatten(1)
+    return layout.mean(wide(maps)).flatten(1)
 
 
 def masks_to_pixels(

@@ -13,6 +13,7 @@ from usu_captum.ranking._masks import Grid, masks_to_pixels, pool_to_grid
 from usu_captum.ranking._sinkhorn import GumbelSinkhorn
 from usu_captum.ranking._sorter import Sorter, check_not_negative, standardise
 from usu_core._checks import check_choice, check_count, check_float_tensor
+from usu_core._precision import wide
 from usu_core.scoring import OUTPUTS
 
 
@@ -202,7 +203,7 @@ class RankingObjective:
 
     def _peaks(self, maps: Tensor) -> Tensor:
         span = self.sorter.score_range
-        heights = maps.to(torch.promote_types(maps.dtype, torch.float32))
+        heights = wide(maps)
         if self.scaled_peaks and span is not None:
             heights = standardise(heights, span)
         window = self.peak_window

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from usu_captum.ranking._balance import Balanced
 from usu_core._checks import check_finite, check_float_tensor
+from usu_core._precision import wide
 
 FLAT = 1e-12
 """A map whose values span less than this has no order to sharpen."""
@@ -109,7 +110,7 @@ def check_scores(scores: Tensor) -> Tensor:
             "Try maps.flatten(1)."
         )
     check_finite("scores", scores)
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return wide(scores)
 
 
 def check_fractions(fractions: Tensor) -> list[float]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_choice, check_finite, check_float_tensor
+from usu_core._precision import wide
 from usu_core.metrics._evaluation import check_shares, perturbed_scores, whole_scores
 from usu_core.metrics._ranking import places, share_counts
 from usu_core.scoring import class_scores
@@ -104,11 +105,10 @@ def diffid(
         most_first = (k < K).view(-1, *[1] * (place.dim() - 1))
         removed = torch.where(most_first, place[i], last - place[i]) < limit[k % K]
         # Sums over kept elements of kept elements alone: no share reaches 1, so there are some.
-        # Half precision could not hold them.
-        wide = images[i].to(torch.promote_types(images.dtype, torch.float32))
-        kept = (~removed).to(wide).expand_as(wide)
+        every = wide(images[i])
+        kept = (~removed).to(every).expand_as(every)
         axes = tuple(range(1, images.dim()))
-        mean = (wide * kept).sum(axes, keepdim=True) / kept.sum(axes, keepdim=True)
+        mean = (every * kept).sum(axes, keepdim=True) / kept.sum(axes, keepdim=True)
         return torch.where(removed, mean.to(images.dtype), images[i])
 
     score = _LabelScore(model, labels.to(images.device), measure)

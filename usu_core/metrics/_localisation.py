@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_finite
+from usu_core._precision import wide
 from usu_core.metrics._evaluation import check_shares
 
 
@@ -94,8 +95,7 @@ def concentration(attribution: Tensor, mask: Tensor) -> Tensor:
         tensor([0.7500])
     """
     _check(attribution, mask)
-    wide = attribution.to(torch.promote_types(attribution.dtype, torch.float32))
-    positive = wide.clamp(min=0).flatten(1)
+    positive = wide(attribution).clamp(min=0).flatten(1)
     total = positive.sum(1)
     return (positive * mask.flatten(1)).sum(1) / total.where(total > 0, 1.0)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from usu_core._checks import check_choice, check_count, check_positive
+from usu_core._precision import wide
 from usu_core.scoring import fill_images
 
 REFERENCES = ("black", "mean", "blur")
@@ -35,8 +36,7 @@ class Blur:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Blur (B, C, *pixels) along every spatial axis."""
-        # Half precision would lose a little with every term.
-        result = images.to(torch.promote_types(images.dtype, torch.float32))
+        result = wide(images)
         for dim in range(2, images.dim()):
             radius = min(self.radius, images.shape[dim] - 1)
             offset = torch.arange(-radius, radius + 1, dtype=torch.float64)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from usu_core._checks import check_count, check_float_tensor
+from usu_core._precision import wide
 from usu_core.metrics._evaluation import check_maps, check_planes, check_shares, perturbed_scores
 from usu_core.metrics._ranking import places, share_counts
 from usu_core.scoring import ModelScore, ScoreFunction
@@ -129,9 +130,7 @@ def noisy_linear_imputation(
             f"{tuple(images.shape)} and {tuple(hidden.shape)}."
         )
     _check_noise(noise)
-    # Half precision could not hold the solver's sums.
-    wide = images.to(torch.promote_types(images.dtype, torch.float32))
-    solved = _solve(wide, hidden, iterations).to(images.dtype)
+    solved = _solve(wide(images), hidden, iterations).to(images.dtype)
     result = torch.where(hidden.unsqueeze(1), solved, images)
     if noise > 0:
         source = torch.Generator().manual_seed(0) if generator is None else generator

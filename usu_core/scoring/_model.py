@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_choice
+from usu_core._precision import wide
 
 OUTPUTS = ("probability", "logit", "log-odds")
 
@@ -63,7 +64,7 @@ class CountedScore:
             )
         values = values.reshape(len(images))
         # Scores are differences of close numbers: keep half precision out of them.
-        return values.to(torch.promote_types(values.dtype, torch.float32))
+        return wide(values)
 
     def pixel_effects(self, images: Tensor, output: str) -> Tensor | None:
         """Return what the wrapped score knows of each pixel's effect without a run, if anything."""
@@ -112,7 +113,7 @@ def class_scores(outputs: Tensor, output: str = "probability") -> Tensor:
     check_choice("output", output, OUTPUTS)
     # Probabilities that were rounded to half precision do not quite add up to one.
     tolerance = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-3
-    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    outputs = wide(outputs)
     if outputs.dim() != 2 or outputs.shape[1] < 2 or output == "logit":
         return outputs
     given = outputs.detach()
