@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum import ForwardScore, LayerGradCam
+from usu_captum._layout import is_scaled
 from usu_core import CellGrid, GradientScorer, resolve
 from usu_core.segments import segment_expand, segment_mean
 
@@ -146,3 +147,13 @@ def test_attention_is_no_map_of_the_image() -> None:
     scores = torch.stack(means).mean(0)
     expected = upsampler(cells, score_map=scores / scores.amax())
     torch.testing.assert_close(fine, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("side", "scaled"),
+    [(224, True), (112, True), (111, True), (55, True), (7, True), (49, False), (42, False)],
+)
+def test_what_is_an_image_at_a_stride(side: int, scaled: bool) -> None:
+    """Unpadded convolutions lose a cell or two; 49 and 42 are tokens on either side."""
+    assert is_scaled((side, side), (224, 224)) is scaled
+    assert is_scaled((side, 224), (224, 224)) is scaled
