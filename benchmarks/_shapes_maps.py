@@ -99,7 +99,7 @@ def coarse_maps(model: nn.Module, image: Tensor, target: int) -> dict[str, dict[
 
 def coarse_first_scores(model: nn.Module) -> USU:
     """Return what scores segments from the coarsest partition on, by holes of the mean grey."""
-    scorer = MaskedPerturbation(fill="mean", output="logit", chunk_size=_chunk_size(model))
+    scorer = MaskedPerturbation("drop", "mean", output="logit", chunk_size=_chunk_size(model))
     return USU(TEMPERATURE, segmenter=COARSE_FIRST, scorer=scorer)
 
 

@@ -10,7 +10,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks._common import MODELS, RESULTS, image_files
+from benchmarks._common import DROPS, MODELS, RESULTS, image_files
 from benchmarks._grid import plan, publish, run
 from usu_cli.evaluate import Item
 from usu_core import (
@@ -28,21 +28,23 @@ from usu_core import (
 )
 
 METRICS = ("deletion", "insertion", "correlation", "infidelity")
-SEGMENT = Refinement(mixing="segment")
 SCORES: dict[str, USU] = {
-    "36 segments": USU(segmenter=Slic((36,))),
-    "196 segments": USU(segmenter=Slic((196,))),
-    "36 + 100 segments": USU(segmenter=Slic((36, 100))),
-    "quadtree": USU(segmenter=Quadtree((6, 12))),
-    "keep": USU(scorer=MaskedPerturbation(mode="keep")),
+    "64 segments, 128 coalitions": USU(
+        segmenter=Slic((64,)), scorer=MaskedPerturbation(samples=128)
+    ),
+    "25 + 64 segments": USU(segmenter=Slic((25, 64))),
+    "quadtree": USU(segmenter=Quadtree((4, 8))),
     "mean fill": USU(scorer=MaskedPerturbation(fill="mean")),
     "log-odds": USU(scorer=MaskedPerturbation(output="log-odds")),
+    "ranks": USU(refinement=Refinement(scale="rank")),
+    "drop": USU(scorer=MaskedPerturbation(mode="drop")),
+    "keep": USU(scorer=MaskedPerturbation(mode="keep")),
     "Shapley": USU(segmenter=Slic((64,)), scorer=ShapleyRegression(samples=180)),
     "gradient": USU(scorer=GradientScorer()),
-    "adaptive, range kernel": USU(refinement=SEGMENT),
-    "adaptive, diagonal kernel": USU(refinement=replace(SEGMENT, kernel="diagonal")),
-    "adaptive, per pixel": USU(refinement=Refinement(mixing="pixel")),
-    "the paper's refinement": USU(refinement=Refinement.paper()),
+    "drop, three levels": DROPS,
+    "drop, adaptive": replace(DROPS, refinement=Refinement(mixing="segment")),
+    "drop, adaptive, per pixel": replace(DROPS, refinement=Refinement(mixing="pixel")),
+    "drop, the paper's refinement": replace(DROPS, refinement=Refinement.paper()),
 }
 
 

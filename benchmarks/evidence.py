@@ -23,49 +23,32 @@ from benchmarks._grid_tables import (
     means,
     verdicts,
 )
+from benchmarks._photograph_maps import BY_DROPS, BY_RANKS, GUIDED
 from usu_cli.evaluate import Summary
 
 PICTURE = ROOT / "docs" / "images" / "budget.png"
-SHOWN = ("nearest", "bilinear", "usu", "usu-fast", "iwmr", "iwmr-mass", "tilted")
+UPSAMPLERS = ("nearest", "bilinear", "usu", "usu-fast", "iwmr", "iwmr-mass", "tilted")
+CONTROLS = ("usu, shuffled", "score-map", *EQUAL_COST, "random")
+VARIANTS = (*(n + BY_RANKS for n in GUIDED[:3]), *(n + BY_DROPS for n in GUIDED))
 COMPARED = (
-    ("tilted", "bilinear"),
-    ("tilted", "score-map"),
-    ("tilted", "RISE"),
-    ("iwmr-mass", "bilinear"),
     ("usu", "bilinear"),
+    ("usu, ranks", "bilinear"),
     ("usu, shuffled", "nearest"),
     ("usu", "usu, shuffled"),
-)
-COALITIONS = (
-    "bilinear", "usu", "usu, coalitions", "usu, coalitions, ranks", "iwmr-mass",
-    "iwmr-mass, coalitions", "tilted", "tilted, coalitions", "score-map", "score-map, coalitions",
-    *EQUAL_COST,
-)  # fmt: skip
-COMPARED_COALITIONS = (
-    ("usu, coalitions", "usu"),
-    ("usu, coalitions, ranks", "usu"),
-    ("iwmr-mass, coalitions", "iwmr-mass"),
-    ("tilted, coalitions", "tilted"),
-    ("score-map, coalitions", "score-map"),
-    ("usu, coalitions, ranks", "bilinear"),
-    *(
-        ("iwmr-mass, coalitions", peer)
-        for peer in ("bilinear", "score-map, coalitions", *EQUAL_COST)
-    ),
+    *((name, peer) for name in GUIDED[1:3] for peer in ("bilinear", "score-map", *EQUAL_COST)),
+    *((name + BY_RANKS, name) for name in GUIDED[:3]),
+    *((name, name + BY_DROPS) for name in GUIDED),
 )
 PEERS = ("bilinear", "nearest", "score-map", *EQUAL_COST)
 AIMED_AT = ("GradCAM", "LayerCAM", "HiResCAM")
-CONTROLS = ("usu, shuffled", "score-map", "RISE", "random")
 
 
 def main() -> None:
     """Print the tables and draw the picture."""
     held_out = _read("photographs.json")
-    print(_compact(held_out["summary"], (*SHOWN, *CONTROLS)))
+    print(_compact(held_out["summary"], (*UPSAMPLERS, *CONTROLS, *VARIANTS)))
     print(f"\n{_differences(held_out['summary'], COMPARED)}")
-    asked = _read("photographs_coalitions.json")["summary"]
-    print(f"\n### Of coalitions\n\n{_compact(asked, COALITIONS)}")
-    print(f"\n{_differences(asked, COMPARED_COALITIONS)}")
+    print(f"\n### More photographs\n\n{_pair(_read('photographs_pair.json')['summary'])}")
     _equal_cost(published(RESULTS / "faithfulness.json"))
     _on_the_object(published(RESULTS / "localisation.json"))
     for model, summary in held_out["summary"].items():
@@ -130,10 +113,24 @@ def _differences(summary: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> s
     return markdown(["", *summary], rows)
 
 
+def _pair(summary: dict[str, Any]) -> str:
+    """``usu`` after bilinear by every metric, and p."""
+    rows = []
+    for metric in _METRICS:
+        cells = ["difference" if metric == "gap" else metric]
+        for part in summary.values():
+            bilinear, usu = (part["maps"][name] for name in ("bilinear", "usu"))
+            p = chance(usu["against bilinear"][metric]["p"])
+            cells.append(f"{bilinear[metric]:.3f} → {_marked(usu, metric)}, {p}")
+        rows.append(cells)
+    heads = [f"{model}, {part['images']}" for model, part in summary.items()]
+    return markdown(["bilinear → usu", *heads], rows)
+
+
 def _faithfulness(maps: dict[str, Any]) -> str:
     """Values of every metric; significant differences from bilinear are marked."""
     header = ["map", "deletion ↓", "insertion ↑", "difference ↑", "correlation ↑", "infidelity ↓"]
-    names = (*SHOWN, *CONTROLS)
+    names = (*UPSAMPLERS, *CONTROLS, *VARIANTS)
     return markdown(header, [[n, *(_marked(maps[n], m) for m in _METRICS)] for n in names])
 
 

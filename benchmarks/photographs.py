@@ -4,15 +4,15 @@
 
 For every image, the Grad-CAM map (ReLU, last stage) of the top-1 class is brought to the image's
 size in several ways, and each way is judged by deletion and insertion (mean over black, mean and
-blurred references; softmax probability; ties broken by the score map) and by how well the mass in
-random boxes predicts what hiding the box costs (correlation; infidelity at the best scale).
-Controls: nearest, the score map alone, RISE with as many model evaluations, the segments' scores
-dealt out among them at random, and noise.
+blurred references; softmax probability; ties broken by the segments' drops) and by how well the
+mass in random boxes predicts what hiding the box costs (correlation; infidelity at the best scale).
+Controls: nearest, the score map alone, RISE, LIME and occlusion with as many model evaluations, the
+segments' scores dealt out among them at random, and noise; and the guided upsamplers by drops
+alone. On each model, and on all together.
 
-``--budget`` charts quality against model evaluations. ``--coalitions`` compares scores that ask
-random coalitions too with drops alone, and both with RISE, LIME and occlusion for as many
-evaluations, on each model and on all together. Results are appended image by image, so a run that
-was stopped continues where it was.
+``--budget`` charts quality against model evaluations. ``--pair`` has ``usu`` and bilinear alone,
+for more photographs at less cost. Results are appended image by image, so a run that was stopped
+continues where it was, and a run of other images or models adds them.
 """
 
 import argparse
@@ -38,16 +38,13 @@ from benchmarks._common import (
     write_json,
 )
 from benchmarks._grid_tables import EQUAL_COST
-from benchmarks._photograph_maps import END, RANKS, budget_maps, coalition_maps, main_maps
+from benchmarks._photograph_maps import BY_DROPS, GUIDED, budget_maps, main_maps, pair_maps
 from benchmarks._photograph_summary import METRICS, print_summary, summarise
 from usu_captum import IMAGENET, ForwardScore, LayerGradCam, default_layer
 from usu_cli.evaluate._sources import Setting, Subject, build_methods, explain
-from usu_core import metrics
+from usu_core import Slic, metrics
 
-PEERS = ("bilinear", "nearest", "score-map", "RISE", "usu, shuffled")
-COALITION_PEERS = (
-    "bilinear", "usu", "iwmr-mass", "tilted", "score-map", "score-map, coalitions", *EQUAL_COST,
-)  # fmt: skip
+PEERS = ("bilinear", "nearest", "usu, shuffled", "score-map", *EQUAL_COST)
 STEPS, BOXES = 8, 96
 
 
@@ -59,22 +56,19 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--budget", action="store_true", help="quality against evaluations")
-    kinds.add_argument(
-        "--coalitions", action="store_true", help="scores of coalitions against drops"
-    )
+    kinds.add_argument("--pair", action="store_true", help="usu and bilinear alone")
     parser.add_argument("--out", type=Path, help="photographs*.json among the results if not given")
     options = parser.parse_args()
-    kind = "_budget" if options.budget else "_coalitions" if options.coalitions else ""
-    options.out = options.out or RESULTS / f"photographs{kind}.json"
+    kind = "photographs" + ("_budget" if options.budget else "_pair" if options.pair else "")
+    options.out = options.out or RESULTS / f"{kind}.json"
     journal = options.out.with_suffix(".jsonl")
     for name in options.models:
         _measure(name, options, journal)
     records = [record for record in read_journal(journal) if record["model"] in options.models]
-    peers = _coalition_peers if options.coalitions else lambda _: PEERS
     groups = {name: [r for r in records if r["model"] == name] for name in options.models}
-    if options.coalitions:
+    if len(groups) > 1:
         groups["all"] = records
-    summary = {name: summarise(group, peers) for name, group in groups.items()}
+    summary = {name: summarise(group, _peers) for name, group in groups.items()}
     for name in groups:
         print_summary(name, summary[name])
     write_json(
@@ -91,9 +85,12 @@ def main() -> None:
     )
 
 
-def _coalition_peers(name: str) -> tuple[str, ...]:
-    """Return what a map is compared with: one by drops with bilinear alone."""
-    return COALITION_PEERS if name.endswith(END) or name == RANKS else ("bilinear",)
+def _peers(name: str) -> tuple[str, ...]:
+    """Return what a map is compared with: a guided one with all, others with bilinear alone."""
+    chosen, _, variant = name.partition(", ")
+    if chosen not in GUIDED or f", {variant}" == BY_DROPS:
+        return ("bilinear",)
+    return (*PEERS, chosen if variant else chosen + BY_DROPS)
 
 
 def _measure(name: str, options: argparse.Namespace, journal: Path) -> None:
@@ -130,15 +127,13 @@ def _measure_image(
         maps["usu one pass"] = grad_cam.attribute(
             image, target=target, relu_attributions=True, upsampler="usu-fast"
         )[:, 0].detach()
-    elif options.coalitions:
-        maps, ties, spent = coalition_maps(cells, image, score)
+    elif options.pair:
+        maps, ties, spent = pair_maps(cells, image, score)
     else:
         maps, ties, spent = main_maps(cells, image, score)
-    if not options.budget:
-        setting = Setting(model, model, IMAGENET, max(spent.values()), 64)
+        setting = Setting(model, model, IMAGENET, _peers_budget(image), 64)
         subject = Subject(image, target, score, black, seed=0)
-        names = EQUAL_COST if options.coalitions else ("RISE",)
-        for name, method in build_methods(names, setting).items():
+        for name, method in build_methods(EQUAL_COST, setting).items():
             found = explain(name, method, subject)
             maps[name], spent[name] = cast(Tensor, found.fine), found.evaluations
     return {
@@ -146,6 +141,12 @@ def _measure_image(
         "evaluations": spent,
         "metrics": _judge(model, target, image, black, maps, ties),
     }
+
+
+def _peers_budget(image: Tensor) -> int:
+    """Return how many evaluations RISE, LIME and occlusion have: a few more than the defaults."""
+    (segments,) = Slic((64,))(image)
+    return int(segments.max()) + 130
 
 
 def _judge(

@@ -30,9 +30,18 @@ def test_every_example_runs(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_everything_linked_is_there(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+    for link in re.findall(r"\]\(([^)\s]+)", page.read_text(encoding="utf-8")):
         if "://" not in link:
-            assert (page.parent / link).is_file(), link
+            name, _, heading = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.is_file(), link
+            assert not heading or heading in headings(target), link
+
+
+def headings(page: Path) -> set[str]:
+    """Return what the headings of a page are linked by."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in found}
 
 
 def test_there_are_examples_to_run() -> None:

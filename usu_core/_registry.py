@@ -10,8 +10,8 @@ from torch import Tensor
 from usu_core._checks import check_choice
 from usu_core._guided import IWMR, USU, ScoreMapOnly, Tilted
 from usu_core._upsamplers import Interpolation
-from usu_core.scoring import GradientScorer, MaskedPerturbation
-from usu_core.segments import Quadtree, Slic
+from usu_core.scoring import GradientScorer
+from usu_core.segments import Quadtree
 
 AnyUpsampler = Callable[..., Tensor]
 """Anything called as an :class:`Upsampler` is: ``upsampler(cells, image=…, score=…)``."""
@@ -28,7 +28,6 @@ _BUILT_IN: dict[str, AnyUpsampler] = {
     "usu-fast": USU(segmenter=Quadtree((14, 28)), scorer=GradientScorer()),
     "iwmr": IWMR(prior="uniform", importance="max"),
     "iwmr-mass": IWMR(prior="mass"),
-    "iwmr-coalitions": IWMR(segmenter=Slic((64,)), scorer=MaskedPerturbation(mode="coalitions")),
     "tilted": Tilted(),
     "score-map": ScoreMapOnly(),
 }

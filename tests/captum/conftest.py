@@ -146,7 +146,7 @@ def net() -> nn.Module:
 @pytest.fixture
 def guided() -> USU:
     """A guided upsampler that costs a few evaluations."""
-    return USU(segmenter=Quadtree((2, 4)), scorer=MaskedPerturbation(fill="zero"))
+    return USU(segmenter=Quadtree((2, 4)), scorer=MaskedPerturbation(mode="drop", fill="zero"))
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def test_gradients_of_parameters_and_flags_are_left_alone(rand: Any) -> None:
 @pytest.mark.parametrize(
     "scorer",
     [
-        MaskedPerturbation(),
+        MaskedPerturbation(mode="drop"),
         MaskedPerturbation(mode="coalitions"),
         GradientScorer(),
         ShapleyRegression(),
@@ -222,7 +222,7 @@ def test_counted_scores_count_flatten_and_widen() -> None:
         (
             lambda: MaskedPerturbation(mode="remove"),
             ValueError,
-            "mode must be one of drop, keep, b",
+            "mode must be one of coalitions, d",
         ),
         (lambda: MaskedPerturbation(fill="black"), ValueError, "fill must be one of blur"),
         (lambda: MaskedPerturbation(output="p"), ValueError, "output must be one of"),

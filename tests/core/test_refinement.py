@@ -24,7 +24,7 @@ from usu_core.scoring import model_score
 from usu_core.segments import segment_expand
 
 ADAPTIVE = ["segment", "pixel"]
-SCORER = MaskedPerturbation(fill="zero")
+SCORER = MaskedPerturbation(mode="drop", fill="zero")
 LEVELS = Quadtree((2, 4, 8))(torch.zeros(2, 1, 8, 8))
 
 

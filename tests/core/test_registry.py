@@ -12,7 +12,7 @@ from usu_core import USU, Interpolation, _registry, available, resolve
 
 BUILT_IN = {
     "nearest", "bilinear", "bicubic", "lanczos", "bilinear-conserving", "usu", "usu-fast", "iwmr",
-    "iwmr-mass", "iwmr-coalitions", "tilted", "score-map",
+    "iwmr-mass", "tilted", "score-map",
 }  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def images() -> torch.Tensor:
 
 @pytest.fixture
 def quick() -> USU:
-    return USU(segmenter=Quadtree((2, 4)), scorer=MaskedPerturbation(fill="mean"))
+    return USU(segmenter=Quadtree((2, 4)), scorer=MaskedPerturbation(mode="drop", fill="mean"))
 
 
 @pytest.fixture

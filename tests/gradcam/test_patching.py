@@ -25,7 +25,7 @@ from usu_core import USU, MaskedPerturbation, Quadtree
 from usu_gradcam import patch, patched, unpatch
 
 TARGETS = [ClassifierOutputTarget(1), ClassifierOutputTarget(3)]
-QUICK = USU(segmenter=Quadtree((2, 4)), scorer=MaskedPerturbation(fill="mean"))
+QUICK = USU(segmenter=Quadtree((2, 4)), scorer=MaskedPerturbation(mode="drop", fill="mean"))
 
 
 def state() -> list[Any]:

@@ -247,6 +247,6 @@ class TestErrors:
         cam = usu_gradcam.EigenCAM(model, [model.features], upsampler=quick)
         with pytest.raises(ValueError, match="score must be differentiable"):
             cam(images, [lambda output: float(output.mean().detach())] * 2)
-        masked = USU(segmenter=Quadtree((2,)), scorer=MaskedPerturbation())
+        masked = USU(segmenter=Quadtree((2,)), scorer=MaskedPerturbation(mode="drop"))
         cam = usu_gradcam.EigenCAM(model, [model.features], upsampler=masked)
         assert cam(images, [lambda output: float(output.mean())] * 2).shape == (2, 24, 32)

@@ -34,7 +34,7 @@ class Wanted:
 
     methods: tuple[str, ...]
     metrics: tuple[str, ...]
-    evaluations: int = 150
+    evaluations: int = 180
     steps: int = 16
     samples: int = 96
     precision: str = "no"

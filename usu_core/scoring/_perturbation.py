@@ -11,16 +11,12 @@ from usu_core.scoring._fills import FILLS, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
 from usu_core.scoring._protocol import LevelScorer
 
-MODES = ("drop", "keep", "both", "coalitions")
+MODES = ("coalitions", "drop", "keep", "both")
 
 
 @dataclass(frozen=True)
 class MaskedPerturbation:
     """Score each segment by what the model loses without it.
-
-    ``drop`` is f(x) - f(x without the segment), ``keep`` is f(the segment alone) - f(nothing), both
-    clipped at 0; ``both`` is the mean of the two. "Masked perturbation" is named but not defined
-    in arXiv:2603.16067.
 
     A drop tells what the model misses while it sees all the rest, and a class with evidence to
     spare misses nothing. ``coalitions`` is therefore the mean of the drop and of the segment's
@@ -28,8 +24,12 @@ class MaskedPerturbation:
     Each is a mean of marginal contributions, as a Shapley value is; they differ in the coalitions
     that are asked.
 
+    ``drop`` is f(x) - f(x without the segment), ``keep`` is f(the segment alone) - f(nothing), both
+    clipped at 0; ``both`` is the mean of the two. "Masked perturbation" is named but not defined
+    in arXiv:2603.16067.
+
     Args:
-        mode: ``"drop"``, ``"keep"``, ``"both"`` or ``"coalitions"``.
+        mode: ``"coalitions"``, ``"drop"``, ``"keep"`` or ``"both"``.
         fill: What replaces masked pixels: ``"blur"``, ``"mean"``, ``"zero"`` or a tensor.
         output: Scale of the model's score: ``"probability"``, ``"logit"`` or ``"log-odds"``.
         chunk_size: Images per model call; bounds memory.
@@ -46,7 +46,7 @@ class MaskedPerturbation:
 
     Example:
         >>> labels = torch.tensor([[0, 0, 1]])
-        >>> scorer = MaskedPerturbation(fill="zero")
+        >>> scorer = MaskedPerturbation(mode="drop", fill="zero")
         >>> from usu_core.scoring import model_score
         >>> total = model_score(lambda images: images.sum((1, 2)))
         >>> score_level = scorer(torch.tensor([[[1.0, 2.0, 5.0]]]), total)
@@ -54,11 +54,11 @@ class MaskedPerturbation:
         tensor([[3., 5.]])
     """
 
-    mode: str = "drop"
+    mode: str = "coalitions"
     fill: str | Tensor = "blur"
     output: str = "probability"
     chunk_size: int = 64
-    samples: int = 128
+    samples: int = 56
     seed: int = 0
 
     def __post_init__(self) -> None:

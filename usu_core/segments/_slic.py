@@ -43,7 +43,7 @@ class Slic:
         [4, 16]
     """
 
-    segments: tuple[int, ...] = (36, 64, 90)
+    segments: tuple[int, ...] = (16, 64)
     compactness: float = 10.0
     sigma: float = 1.0
 
