@@ -1,6 +1,6 @@
 """One setting changed at a time: temperature, segments, depth, scorer, fill, kernel, prior.
 
-    python -m benchmarks.ablations --models mobilenet_v2 --images 15
+    python -m benchmarks.ablations
 
 Grad-CAM maps of photographs of the *tuning* half: defaults are chosen here, and reported on the
 other half. Records are kept beside the result; a run that was stopped goes on.
@@ -70,8 +70,8 @@ def variants() -> dict[str, AnyUpsampler]:
 def main() -> None:
     """Measure what is missing, and publish what there is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["mobilenet_v2"])
-    parser.add_argument("--images", type=int, default=15)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["mobilenet_v2", "resnet18"])
+    parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--records", type=Path, default=RESULTS / "ablations")
     parser.add_argument("--out", type=Path, default=RESULTS / "ablations.json")
     options = parser.parse_args()
