@@ -60,16 +60,15 @@ def budget_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     """Guided upsamplers with scores from one gradient to some 500 model evaluations."""
     maps, spent = {"bilinear": resolve("bilinear")(cells, image=image)[:, 0]}, {}
     budgets = {
-        32: (4, 12, 8),
-        64: (6, 25, 16),
-        128: (9, 49, 34),
-        200: (16, 64, 56),
-        512: (36, 144, 165),
+        32: ((4, 12), 8),
+        64: ((6, 25), 16),
+        128: ((9, 49), 34),
+        200: ((16, 64), 56),
+        512: ((36, 144), 165),
     }
     found = {"gradient": resolve("usu-fast").score_map(image, score)}
-    for limit, (*levels, samples) in budgets.items():
-        scorer = MaskedPerturbation(samples=samples)
-        way = USU(segmenter=Slic(tuple(levels)), scorer=scorer)
+    for limit, (segments, samples) in budgets.items():
+        way = USU(segmenter=Slic(segments), scorer=MaskedPerturbation(samples=samples))
         found[str(limit)] = way.score_map(image, score)
     for budget, scores in found.items():
         for name in ("usu", "iwmr-mass", "tilted"):

@@ -28,6 +28,7 @@ from usu_core import (
 )
 
 METRICS = ("deletion", "insertion", "correlation", "infidelity")
+ADAPTIVE = replace(DROPS, refinement=Refinement(mixing="segment"))
 SCORES: dict[str, USU] = {
     "64 segments, 128 coalitions": USU(
         segmenter=Slic((64,)), scorer=MaskedPerturbation(samples=128)
@@ -42,7 +43,10 @@ SCORES: dict[str, USU] = {
     "Shapley": USU(segmenter=Slic((64,)), scorer=ShapleyRegression(samples=180)),
     "gradient": USU(scorer=GradientScorer()),
     "drop, three levels": DROPS,
-    "drop, adaptive": replace(DROPS, refinement=Refinement(mixing="segment")),
+    "drop, adaptive": ADAPTIVE,
+    "drop, adaptive, diagonal kernel": replace(
+        ADAPTIVE, refinement=replace(ADAPTIVE.refinement, kernel="diagonal")
+    ),
     "drop, adaptive, per pixel": replace(DROPS, refinement=Refinement(mixing="pixel")),
     "drop, the paper's refinement": replace(DROPS, refinement=Refinement.paper()),
 }

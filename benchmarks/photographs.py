@@ -146,7 +146,7 @@ def _measure_image(
 def _peers_budget(image: Tensor) -> int:
     """Return how many evaluations RISE, LIME and occlusion have: a few more than the defaults."""
     (segments,) = Slic((64,))(image)
-    return int(segments.max()) + 130
+    return int(segments.max()) + 1 + 129  # as 64 segments and 128 coalitions would spend
 
 
 def _judge(
