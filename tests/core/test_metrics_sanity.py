@@ -116,6 +116,21 @@ def test_blocks_and_spreads() -> None:
     assert not bool((seen[2][:-4000] == seen[0][:-4000]).any())
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("hide", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_weights_behind_a_parametrisation_are_drawn(hide: Any) -> None:
+    net = nn.Sequential(hide(nn.Linear(12, 3)))
+    seen: list[Tensor] = []
+
+    def attribute(model: nn.Module) -> Tensor:
+        seen.append(model(IMAGES).detach())
+        return gradient(model)
+
+    result = model_randomisation(attribute, net)
+    assert not bool((seen[1] == seen[0]).any())
+    assert float(result.similarity.min()) < 0.9
+
+
 def test_the_attribution_meets_the_same_random_state_every_time() -> None:
     found = model_randomisation(lambda model: torch.rand(2, 9), network())
     torch.testing.assert_close(found.similarity, torch.ones(2, 4).double())

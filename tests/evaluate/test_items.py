@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -165,3 +166,12 @@ def test_a_mask_that_is_no_picture_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40)
     with pytest.raises(UsageError, match="cannot read mask"):
         read_mask(tmp_path / "m.png", (4, 4))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_masks_of_any_depth_are_cut_at_half(tmp_path: Path, bits: int) -> None:
+    greys = np.array([[0.0, 0.4, 0.6, 1.0]]) * (2**bits - 1)
+    kind = np.uint8 if bits == 8 else np.uint16
+    Image.fromarray(greys.astype(kind)).save(tmp_path / "m.png")
+    mask = np.asarray(read_mask(tmp_path / "m.png", (4, 1)))
+    assert (mask >= 128).tolist() == [[False, False, True, True]]

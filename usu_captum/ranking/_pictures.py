@@ -38,19 +38,31 @@ def read_picture(path: Path) -> Image.Image:
     # Pillow warns of damaged metadata, which matters little, before it fails on damaged pixels.
     with warnings.catch_warnings(action="ignore"), Image.open(path) as opened:
         opened.load()
-        return _rgb(ImageOps.exif_transpose(opened), opened.format)
+        return _rgb(in_eight_bits(ImageOps.exif_transpose(opened), opened.format))
 
 
-def _rgb(image: Image.Image, kind: str | None) -> Image.Image:
+def in_eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
+    """Return an opened picture with deep greys scaled to 8 bits, any other as it is.
+
+    Args:
+        image: The picture.
+        kind: Its file's format, as Pillow names it.
+
+    Raises:
+        ValueError: If its greys are 32-bit or floating-point numbers.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in _WIDENED):
-        grey = np.asarray(image) // _SIXTEEN_BITS
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) // _SIXTEEN_BITS).astype(np.uint8))
     if image.mode in ("I", "F"):
         numbers = "32-bit" if image.mode == "I" else "floating-point"
         raise ValueError(
             f"picture must not have {numbers} greys, which say not what white is. Try saving it "
             "with 8 or 16 bits"
         )
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")

@@ -10,7 +10,7 @@ from usu_captum.ranking._balance import Balanced
 from usu_core._checks import check_finite, check_float_tensor
 from usu_core._precision import wide
 
-FLAT = 1e-12
+FLAT = 1e-30
 """A map whose values span less than this has no order to sharpen."""
 
 

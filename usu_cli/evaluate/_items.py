@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from usu_captum.ranking._images import image_files
-from usu_captum.ranking._pictures import DAMAGE
+from usu_captum.ranking._pictures import DAMAGE, in_eight_bits
 from usu_cli._errors import UsageError, one_line
 from usu_cli._report import check_apart
 
@@ -90,7 +90,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            mask = image.convert("L")
+            mask = in_eight_bits(image, image.format).convert("L")
     except DAMAGE as error:
         raise UsageError(f"cannot read mask {str(path)!r}: {one_line(error)}") from error
     if mask.size != size:

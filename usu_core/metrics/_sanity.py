@@ -38,10 +38,10 @@ def model_randomisation(
     """Draw layers anew, from the output to the input, and compare the maps.
 
     The sanity check of Adebayo et al., 2018: a map that stays the same did not depend on what the
-    model has learnt. Layers use their own ``reset_parameters``; parameters of modules without one
-    are drawn from a normal distribution with the mean and spread they have. The model's
-    parameters, buffers, gradients and modes and torch's random state are restored, also on errors
-    and interrupts.
+    model has learnt. Layers use their own ``reset_parameters``; parameters that it leaves alone,
+    and those of modules without one, are drawn from a normal distribution with the mean and spread
+    they have. The model's parameters, buffers, gradients and modes and torch's random state are
+    restored, also on errors and interrupts.
 
     Args:
         attribute: Takes the model, returns maps (B, ...). It meets the same random state at every
@@ -114,13 +114,15 @@ def _draw(layer: nn.Module) -> None:
     """Draw the parameters of a layer and of all inside it anew, from torch's random state."""
     with torch.no_grad():
         for part in layer.modules():
+            learnt = [(parameter, parameter.clone()) for parameter in _own(part)]
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
                 reset()
-                continue
-            for parameter in _own(part):
-                spread, mean = torch.std_mean(parameter, correction=0)
-                parameter.normal_().mul_(spread).add_(mean)
+            for parameter, value in learnt:
+                # ``weight_norm`` and ``spectral_norm`` keep what a module's own reset cannot reach.
+                if torch.equal(parameter, value):
+                    spread, mean = torch.std_mean(parameter, correction=0)
+                    parameter.normal_().mul_(spread).add_(mean)
 
 
 def _seed(seed: int, devices: list[int]) -> None:

@@ -134,6 +134,7 @@ def test_scale_and_shift_do_not_matter() -> None:
     s = scores()
     expected = gumbel_sinkhorn(s)
     torch.testing.assert_close(gumbel_sinkhorn(1e-4 * s - 7), expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(gumbel_sinkhorn(1e-20 * s), expected, atol=1e-9, rtol=0)
     raw = gumbel_sinkhorn(s, score_range=None, tolerance=1e-10)
     torch.testing.assert_close(
         gumbel_sinkhorn(s + 5, score_range=None, tolerance=1e-10), raw, atol=1e-8, rtol=0
