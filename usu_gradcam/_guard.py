@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
+from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
 
 
@@ -45,15 +46,16 @@ def untouched(model: nn.Module, layers: Iterable[nn.Module] = ()) -> Iterator[No
         for name, layer in parent._modules.items()
         if id(layer) in wanted
     ]
-    hooks = [(layer, layer._forward_hooks.copy()) for layer in layers]
+    hooks = [(layer._forward_hooks, set(layer._forward_hooks)) for layer in layers]
     try:
         with evaluating(model):
             yield
     finally:
         for parent, name, layer in parents:
             parent._modules[name] = layer
-        for layer, saved in hooks:
-            _restore(layer._forward_hooks, saved)
+        for now, before in hooks:
+            for key in [k for k, hook in now.items() if k not in before and _ablates(hook)]:
+                del now[key]
         for parameter, gradient in gradients:
             parameter.grad = gradient
 
@@ -65,26 +67,27 @@ def muted(model: nn.Module) -> Iterator[None]:
     Their hooks copy the activations of each forward pass to the CPU and keep them, which scoring
     with hundreds of masked images must not pay for. Other hooks stay, all come back in their order.
     """
-    saved: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    saved: list[tuple[dict[int, Any], dict[int, Any], set[int]]] = []
     try:
         for module in model.modules():
             hooks = module._forward_hooks
-            ours = [key for key, hook in hooks.items() if _records(hook)]
+            ours = {key for key, hook in hooks.items() if _records(hook)}
             if ours:
-                saved.append((hooks, hooks.copy()))
+                saved.append((hooks, hooks.copy(), ours))
                 for key in ours:
                     del hooks[key]
         yield
     finally:
-        for hooks, before in saved:
-            _restore(hooks, before)
+        for hooks, before, ours in saved:
+            now = hooks.copy()  # Others may have come and gone meanwhile.
+            hooks.clear()
+            hooks.update({key: hook for key, hook in before.items() if key in ours | set(now)})
+            hooks.update(now)
 
 
 def _records(hook: Any) -> bool:
     return isinstance(getattr(hook, "__self__", None), ActivationsAndGradients)
 
 
-def _restore(hooks: dict[int, Any], saved: dict[int, Any]) -> None:
-    if list(hooks) != list(saved):
-        hooks.clear()
-        hooks.update(saved)
+def _ablates(hook: Any) -> bool:
+    return isinstance(getattr(hook, "__self__", None), BaseCAM)

@@ -183,7 +183,7 @@ def _coarse_maps(
     for i, layer in enumerate(cam.target_layers):
         layer_activations = activations[i] if i < len(activations) else None
         layer_gradients = gradients[i] if i < len(gradients) else None
-        _check_recorded(cam, i, layer_activations, layer_gradients)
+        _check_recorded(cam, i, layer_activations, layer_gradients, images.dim())
         one = cam.get_cam_image(
             images, layer, targets, layer_activations, layer_gradients, eigen_smooth
         )
@@ -191,12 +191,17 @@ def _coarse_maps(
     return maps
 
 
-def _check_recorded(cam: Any, index: int, activations: Any, gradients: Any) -> None:
+def _check_recorded(cam: Any, index: int, activations: Any, gradients: Any, rank: int) -> None:
     name = type(cam.target_layers[index]).__name__
     if activations is None:
         raise ValueError(
             f"target_layers[{index}] ({name}) must take part in the forward pass, got a layer that "
             "was not called. Try another layer."
+        )
+    if getattr(cam, "detach", True) and activations.ndim != rank:  # else yet to be reshaped
+        raise ValueError(
+            f"target_layers[{index}] ({name}) must give a map of the images' rank, {rank}, got "
+            f"shape {tuple(activations.shape)}. Try a convolutional layer, or reshape_transform=."
         )
     if not cam.uses_gradients:
         return

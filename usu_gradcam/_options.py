@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,11 @@ class Options:
                 "box must hold all lower corners, then all upper ones, such as (top, left, bottom, "
                 f"right), got {len(box)} numbers."
             )
+        for corner in () if box is None else box:
+            if not isinstance(corner, int | float | Fraction):
+                raise TypeError(
+                    f"box must hold Python numbers, got {corner!r}. Try [float(c) for c in box]."
+                )
         return cls(resolve(upsampler), scaling, raw, None if box is None else tuple(box))
 
     @property

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pytorch_grad_cam import FullGrad
 from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.utils.model_targets import RawScoresOutputTarget
-from torch import Tensor, nn
+from torch import Tensor
 
 from usu_core import AnyUpsampler
 from usu_gradcam import _maps
 from usu_gradcam._arrays import Array
 from usu_gradcam._calls import guarded
+from usu_gradcam._construction import Construction
 from usu_gradcam._guard import evaluating, release
 from usu_gradcam._model import Evaluated, ScoredModel, adapt
 from usu_gradcam._options import Options, Scaling
@@ -27,7 +29,7 @@ class Redistributed(BaseCAM):
         model: As in the library. Its mode and gradients are restored after each call.
         target_layers: As in the library.
         reshape_transform: As in the library; ``None`` reads it from timm and torchvision vision
-            and Swin transformers.
+            and Swin transformers, also inside a wrapper.
         *args: Further arguments of the library's class.
         upsampler: A name such as ``"usu"`` (see :func:`usu_core.available`), an object such as
             ``usu_core.USU(...)``, or ``None`` for the library's own result, bit for bit.
@@ -52,9 +54,6 @@ class Redistributed(BaseCAM):
 
     def __init__(
         self,
-        model: nn.Module,
-        target_layers: Sequence[nn.Module],
-        reshape_transform: Callable[[Tensor], Tensor] | None = None,
         *args: Any,
         upsampler: str | AnyUpsampler | None = "usu",
         scaling: Scaling | None = None,
@@ -64,14 +63,18 @@ class Redistributed(BaseCAM):
         **kwargs: Any,
     ) -> None:
         self.redistribution = Options.make(upsampler, scaling, raw, box)
-        adapted = adapt(model, score_fn)
-        self._own_reshape = reshape_transform is None
-        if reshape_transform is None:
-            reshape_transform = reshape_transform_for(model)
+        given = Construction.bind(super().__init__, args, kwargs)
+        model, adapted = given.model, adapt(given.model, score_fn)
+        given.check_layers(may_be_empty=isinstance(self, FullGrad))
+        reshape = reshape_transform_for(model) if given.reshape_transform is None else None
+        given.fill(adapted, reshape)
         with evaluating(model):
-            super().__init__(adapted, target_layers, reshape_transform, *args, **kwargs)
+            super().__init__(*given.bound.args, **given.bound.kwargs)
+        self._own_reshape = reshape is not None
         self._targets_are_fixed = score_fn is not None
         self.activations_and_grads.model = Evaluated(adapted)
+        if reshape is not None:  # Another package's class may have no argument to pass it by.
+            self._lay_out(reshape)
 
     def __call__(
         self,
@@ -116,8 +119,7 @@ class Redistributed(BaseCAM):
         if self._own_reshape and isinstance(self.reshape_transform, TokenReshape):
             # A model of any size lays its tokens out by the image: 14 x 14 are 7 x 28, too.
             model = getattr(self.model, "wrapped", self.model)
-            self.reshape_transform = reshape_transform_for(model, input_tensor)
-            self.activations_and_grads.reshape_transform = self.reshape_transform
+            self._lay_out(reshape_transform_for(model, input_tensor))
         return guarded(self, super().forward, input_tensor, targets, eigen_smooth)
 
     def compute_cam_per_layer(
@@ -150,6 +152,9 @@ class Redistributed(BaseCAM):
         return _maps.forward_augmentation_smoothing(
             self, self.redistribution, input_tensor, targets, eigen_smooth
         )
+
+    def _lay_out(self, reshape: Callable[[Tensor], Tensor] | None) -> None:
+        self.reshape_transform = self.activations_and_grads.reshape_transform = reshape
 
     def __exit__(self, *exception: object) -> None:
         # The library's swallows every IndexError raised inside the block.

@@ -71,13 +71,19 @@ def reshape_transform_for(model: Any, image: Tensor | None = None) -> ReshapeTra
     four register tokens and a 12 × 16 grid they still fit, and scramble the map.
 
     Args:
-        model: A model, not a wrapper around one.
+        model: A model, or a wrapper around one.
         image: What it is run on (B, C, H, W). Models that take any size tell the grid by it.
 
     Example:
         >>> reshape_transform_for(torch.nn.Linear(1, 1)) is None
         True
     """
+    modules = model.modules() if isinstance(model, nn.Module) else [model]
+    found = (_of_module(module, image) for module in modules)
+    return next((reshape for reshape in found if reshape is not None), None)
+
+
+def _of_module(model: Any, image: Tensor | None) -> ReshapeTransform | None:
     grid = read_token_grid(model, image)
     if grid is not None:
         return TokenReshape(*grid)

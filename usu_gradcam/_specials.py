@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_grad_cam import AblationCAM
+from pytorch_grad_cam.ablation_layer import AblationLayerVit
 from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import Tensor, nn
 
 from usu_gradcam._arrays import Array, as_array
 from usu_gradcam._model import Evaluated
 from usu_gradcam._redistributed import Redistributed
+from usu_gradcam._reshape import ChannelsLast, TokenReshape
 
 
 class RedistributedShapley(Redistributed):
@@ -47,7 +49,10 @@ class RedistributedShapley(Redistributed):
 
 
 class RedistributedAblation(Redistributed):
-    """Gives each AblationCAM its own layer: the library's default is one object for all."""
+    """Gives each AblationCAM its own layer, and transformers one that ablates their channels.
+
+    The library's default is one object for all, and takes tokens for channels.
+    """
 
     ablation_layer: Any
 
@@ -55,7 +60,8 @@ class RedistributedAblation(Redistributed):
         super().__init__(*args, **kwargs)
         default = inspect.signature(AblationCAM.__init__).parameters["ablation_layer"].default
         if self.ablation_layer is default:
-            self.ablation_layer = type(default)()
+            last = isinstance(self.reshape_transform, TokenReshape | ChannelsLast)
+            self.ablation_layer = AblationLayerVit() if last else type(default)()
 
     def forward(
         self, input_tensor: Tensor, targets: list[Any] | None, eigen_smooth: bool = False

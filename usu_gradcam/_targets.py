@@ -129,9 +129,27 @@ def explain_failure(
             check_outputs(outputs, images)
         except TypeError as clearer:
             return clearer
-    if isinstance(error, IndexError):
+    if isinstance(error, IndexError) and not (targets and _fit(targets, outputs)):
         return ValueError(_out_of_range(targets or (), outputs, error))
+    if "does not require grad" in str(error):
+        return ValueError(
+            "input_tensor must be differentiable through the model, got an output without a "
+            "gradient: no parameter needs one, or it was called inside torch.no_grad(). Try "
+            "input_tensor.requires_grad_(), or a class without gradients such as EigenCAM."
+        )
     return None
+
+
+def _fit(targets: Sequence[Target], outputs: Any) -> bool:
+    """Whether targets are known to select something, so that an error has another cause."""
+    if not isinstance(outputs, Tensor | list):
+        return False
+    try:
+        for target, output in zip(targets, outputs, strict=False):
+            target(output)
+    except IndexError:
+        return False
+    return True
 
 
 def _out_of_range(targets: Sequence[Target], outputs: Any, error: Exception | None) -> str:

@@ -240,6 +240,28 @@ def test_half_precision_elsewhere(net: nn.Module, images: torch.Tensor, quick: U
     assert factorize(images.bfloat16(), 2)[1][0].shape == (2, 24, 32)
 
 
+def test_hooks_that_come_and_go_meanwhile(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
+    """A model may hook itself at first use, and another CAM may be made while this one scores."""
+    others: list[Any] = []
+    handle = net.last.register_forward_hook(lambda *_: None)
+
+    def hooking(module: nn.Module, args: Any) -> None:
+        if not others and not torch.is_grad_enabled():  # while images are scored
+            handle.remove()
+            others.append(net.last.register_forward_hook(lambda *_: None))
+            others.append(usu_gradcam.GradCAM(net, [net.last], upsampler="nearest"))
+
+    before = net.register_forward_pre_hook(hooking)
+    cam = usu_gradcam.GradCAM(net, [net.last], upsampler=quick)
+    first = cam(images, TARGETS)
+    before.remove()
+    lazy, other = others
+    assert lazy.id in net.last._forward_hooks
+    assert handle.id not in net.last._forward_hooks
+    assert other(images, TARGETS).shape == first.shape
+    np.testing.assert_array_equal(cam(images, TARGETS), first)
+
+
 def test_failed_constructors_leave_nothing(net: nn.Module) -> None:
     """Their __del__ must not fail either: pytest would report it."""
     for name in ("GradCAM", "FinerCAM", "RefineCAM", "SESS", "DeepFeatureFactorization"):

@@ -427,6 +427,7 @@ def test_box(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
         ({"upsampler": None, "scaling": "robust"}, ValueError, "must be given for scaling="),
         ({"upsampler": None, "box": (0, 0, 1, 1)}, ValueError, "must be given for box="),
         ({"box": (0, 1)}, ValueError, "box must hold"),
+        ({"box": "abcd"}, TypeError, "box must hold Python numbers, got 'a'"),
         ({"score_fn": 3}, TypeError, "score_fn must be a function"),
     ],
 )
@@ -436,6 +437,32 @@ def test_refusals(
     with pytest.raises(error, match=match):
         usu_gradcam.GradCAM(net, [net.last], **options)
     assert not net.last._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "match"),
+    [
+        (lambda net: net.last, TypeError, "must be a list of modules, got a Conv2d"),
+        (lambda net: [], ValueError, "target_layers must name at least one layer"),
+        (lambda net: [net.head], ValueError, r"must give a map of the images' rank, 4, got shape"),
+    ],
+)
+def test_layers_that_are_no_maps(
+    layers: Any, error: type[Exception], match: str, net: nn.Module, images: torch.Tensor
+) -> None:
+    with pytest.raises(error, match=match):
+        usu_gradcam.GradCAM(net, layers(net))(images, TARGETS)
+
+
+def test_without_gradients(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
+    cam = usu_gradcam.GradCAM(net, [net.last], upsampler=quick)
+    wanted = cam(images, TARGETS)
+    with torch.no_grad(), pytest.raises(ValueError, match="input_tensor must be differentiable"):
+        cam(images, TARGETS)
+    net.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"Try input_tensor\.requires_grad_"):
+        cam(images, TARGETS)
+    np.testing.assert_array_equal(cam(images.clone().requires_grad_(), TARGETS), wanted)
 
 
 def test_default_upsampler_is_usu(net: nn.Module) -> None:

@@ -9,6 +9,7 @@ import sys
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_grad_cam as library
 import torch
@@ -107,3 +108,44 @@ def test_examples_run(module: types.ModuleType) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_one_concept_per_file(module: types.ModuleType) -> None:
     assert len(inspect.getsource(module).splitlines()) <= 400
+
+
+class Powered(BaseCAM):
+    """A CAM of another package, with an argument of its own where the library's is."""
+
+    def __init__(self, net: Any, layers: Any, power: float = 1.0) -> None:
+        super().__init__(net, layers)
+        self.power = power
+
+    def get_cam_weights(self, *args: Any) -> Any:
+        return args[-1].mean((2, 3)) ** self.power
+
+
+class Passing(library.GradCAM):
+    """A CAM of another package that passes on what the library takes."""
+
+    def __init__(self, *args: Any, power: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.power = power
+
+
+@pytest.mark.parametrize(
+    ("cls", "names"), [(Powered, ("net", "layers")), (Passing, ("model", "target_layers"))]
+)
+def test_other_people_s_constructors(
+    cls: Any, names: tuple[str, str], net: nn.Module, images: torch.Tensor
+) -> None:
+    ours = usu_gradcam.redistributing(cls)
+    assert ours(net, [net.last], power=2.0, upsampler="nearest").power == 2.0
+    assert ours(net, [net.last]).power == 1.0
+    cam = ours(**dict(zip(names, (net, [net.last]), strict=True)), upsampler=None)
+    np.testing.assert_array_equal(cam(images, None), cls(net, [net.last])(images, None))
+    with pytest.raises(TypeError, match="missing a required argument"):
+        ours(net)
+
+
+def test_other_people_s_classes_know_transformers(images: torch.Tensor) -> None:
+    timm = pytest.importorskip("timm")
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5).eval()
+    cam = usu_gradcam.redistributing(Powered)(vit, [vit.blocks[-1].norm1], upsampler="nearest")
+    assert cam(torch.rand(1, 3, 32, 32), None).shape == (1, 32, 32)

@@ -85,6 +85,8 @@ def test_derived(vit: nn.Module, swin: nn.Module) -> None:
     assert reshape_transform_for(swin) == ChannelsLast(frozenset({24, 96, 48}))
     assert isinstance(reshape_transform_for(torchvision_swin()), ChannelsLast)
     assert reshape_transform_for(nn.Conv2d(1, 1, 1)) is None
+    assert reshape_transform_for(nn.Sequential(vit)) == TokenReshape(3, 4, prefix=5)
+    assert reshape_transform_for(nn.Sequential(swin)) == reshape_transform_for(swin)
 
 
 def test_tokens_land_where_their_patch_is() -> None:
@@ -94,7 +96,9 @@ def test_tokens_land_where_their_patch_is() -> None:
     assert torch.equal(TokenReshape(3, 4, 5)(tokens)[0, 0], torch.arange(12.0).view(3, 4))
 
 
-@pytest.mark.parametrize("name", ["GradCAM", "HiResCAM", "EigenCAM", "ShapleyCAM", "FinerCAM"])
+@pytest.mark.parametrize(
+    "name", ["GradCAM", "HiResCAM", "EigenCAM", "ShapleyCAM", "FinerCAM", "AblationCAM"]
+)
 @pytest.mark.parametrize("family", ["vit", "swin", "torchvision_vit", "torchvision_swin"])
 def test_cams_without_a_transform(
     name: str, family: str, request: pytest.FixtureRequest, quick: USU
