@@ -129,7 +129,7 @@ class CellGrid:
         coarse = (high + 1,) if cells is None else check_size("cells", cells)
         if high >= prod(coarse):
             raise ValueError(f"labels must be below {prod(coarse)} for cells {coarse}, got {high}.")
-        return cls(coarse, fine, (), labels.detach().long())
+        return cls(coarse, fine, (), labels.detach().to(torch.long, copy=True))
 
     @property
     def is_dense(self) -> bool:
@@ -139,7 +139,9 @@ class CellGrid:
     @property
     def is_even(self) -> bool:
         """Whether the cells divide the whole lattice evenly."""
-        return self.is_dense and self._axes == CellGrid.even(self.cells, self.pixels)._axes
+        if not self.is_dense or any(c > p for c, p in zip(self.cells, self.pixels, strict=True)):
+            return False
+        return self._axes == CellGrid.even(self.cells, self.pixels)._axes
 
     def labels(self, device: torch.device | str | None = None) -> Tensor:
         """Return each pixel's cell number, row-major, -1 outside: int64 of shape ``pixels``."""

@@ -26,15 +26,28 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 def check_positive(name: str, value: float) -> None:
     """Raise unless ``value`` is a finite number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+        raise TypeError(
+            f"{name} must be a number, got {type(value).__name__}: Python's own is needed. "
+            "Try float(value)."
+        )
     if not 0 < value < math.inf:  # Unlike isfinite, torch.compile can trace it; NaN fails it too.
         raise ValueError(f"{name} must be finite and above 0, got {value}.")
+
+
+def check_temperature(name: str, value: float) -> None:
+    """Raise unless scores can be divided by ``value`` in single precision."""
+    check_positive(name, value)
+    if not 1e-30 <= value <= 1e30:
+        raise ValueError(f"{name} must lie between 1e-30 and 1e30, got {value:g}.")
 
 
 def check_count(name: str, value: int, minimum: int = 1) -> None:
     """Raise unless ``value`` is an integer of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}.")
+        raise TypeError(
+            f"{name} must be an integer, got {type(value).__name__}: Python's own is needed. "
+            "Try int(value)."
+        )
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}.")
 

@@ -17,6 +17,8 @@ TOLERANCE = 1e-4
 class Desiderata:
     """How far an upsampler is from each desideratum; 0 is perfect.
 
+    What is relative is so to the example's own largest value, whatever else is in the batch.
+
     Attributes:
         completeness: D1. Mean over cells of |cell's mean - coarse value|, relative to the largest
             coarse value.
@@ -66,7 +68,8 @@ def desiderata(
         Errors, and verdicts from them.
 
     Raises:
-        ValueError: If scores leave [0, 1] or ``probes`` is not positive.
+        ValueError: If the cells have several channels, scores leave [0, 1] or ``probes`` is not
+            positive.
 
     Cost:
         ``probes + 3`` upsamplings. No model evaluation.
@@ -77,6 +80,11 @@ def desiderata(
         >>> desiderata(USU(), torch.ones(1, 1, 2, 2), phi).verdicts()
         {'D1': True, 'D2': True, 'D3': True, 'D4': True}
     """
+    if cells.dim() < 3 or cells.shape[1] != 1:
+        raise ValueError(
+            f"cells must have shape (B, 1, *cells), got {tuple(cells.shape)}. Try a channel at a "
+            "time."
+        )
     check_unit_interval("score_map", score_map)
     check_count("probes", probes)
     grid = CellGrid.even(cells.shape[2:], score_map.shape[1:])
@@ -85,17 +93,22 @@ def desiderata(
         return upsampler(coarse, score_map=scores)[:, 0].double()
 
     fine = run(cells, score_map)
-    size = fine.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
-    coarse = cells[:, 0].double()
-    drift = (grid.mean(fine) - coarse).abs().mean() / coarse.abs().max().clamp(min=1e-300)
+    size, coarse = _largest(fine).clamp(min=1e-300), cells[:, 0].double()
+    drift = (grid.mean(fine) - coarse).abs().flatten(1).mean(1)
+    drift = drift / _largest(coarse).clamp(min=1e-300)
     low, high = run(cells, score_map * 0.5), run(cells, score_map * 0.5 + 0.5)
     ignores_scores = torch.equal(low, fine) and torch.equal(high, fine)
     return Desiderata(
-        completeness=float(drift),
+        completeness=float(drift.mean()),
         monotonicity=_inversions(fine, score_map, coarse, grid),
-        calibration=None if ignores_scores else float((low - high).abs().max() / size),
+        calibration=None if ignores_scores else float((_largest(low - high) / size).max()),
         locality=_outside_influence(run, cells, score_map, fine, grid, probes, seed),
     )
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Return each example's largest magnitude, (B,)."""
+    return values.abs().flatten(1).amax(1)
 
 
 def _inversions(fine: Tensor, scores: Tensor, coarse: Tensor, grid: CellGrid) -> float:
@@ -127,7 +140,8 @@ def _outside_influence(
 ) -> float:
     """Largest change inside a cell, relative to the map, when everything outside it changes."""
     generator = torch.Generator().manual_seed(seed)
-    labels = grid.labels(cells.device)
+    labels, size = grid.labels(cells.device), _largest(fine).clamp(min=1e-300)
+    scale = _largest(cells).view(-1, *[1] * (cells.dim() - 1))
     count = int(labels.max()) + 1
     worst = 0.0
     for k in torch.randperm(count, generator=generator)[:probes].tolist():
@@ -136,11 +150,11 @@ def _outside_influence(
         here = labels == k
         own = torch.arange(count, device=cells.device).view(grid.cells) == k
         changed = run(
-            cells.where(own, cells + cells.abs().max() * other_cells),
+            cells.where(own, cells + scale * other_cells),
             score_map.where(here, other_scores),
         )
-        worst = max(worst, float((changed - fine)[:, here].abs().max()))
-    return worst / float(fine.abs().max().clamp(min=1e-300))
+        worst = max(worst, float((_largest((changed - fine)[:, here]) / size).max()))
+    return worst
 
 
 def alpha_beta_errors(attribution: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

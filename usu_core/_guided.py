@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
 
 from usu_core._cells import CellGrid
-from usu_core._checks import check_choice, check_positive
+from usu_core._checks import check_choice, check_temperature
 from usu_core._operands import prepare
 from usu_core._potentials import LogPotential, check_potential
 from usu_core._redistribution import CONVENTIONS, IMPORTANCES, NEGATIVES, PRIORS, iwmr, usu
@@ -120,7 +121,7 @@ class USU(_Guided):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        check_positive("temperature", self.temperature)
+        check_temperature("temperature", self.temperature)
         check_potential(self.potential)
         check_choice("negative", self.negative, NEGATIVES)
 
@@ -166,7 +167,7 @@ class IWMR(USU):
         super().__post_init__()
         check_choice("prior", self.prior, PRIORS)
         check_choice("importance", self.importance, IMPORTANCES)
-        check_positive("importance_temperature", self.importance_temperature)
+        check_temperature("importance_temperature", self.importance_temperature)
 
     def _operate(self, cells: Tensor, scores: Tensor, grid: CellGrid) -> Tensor:
         return iwmr(
@@ -204,7 +205,7 @@ class Tilted(_Guided):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        check_positive("temperature", self.temperature)
+        check_temperature("temperature", self.temperature)
         check_potential(self.potential)
 
     def _operate(self, cells: Tensor, scores: Tensor, grid: CellGrid) -> Tensor:
@@ -233,7 +234,7 @@ class ScoreMapOnly(_Guided):
         ones = (1,) * len(grid.pixels)
         total = mass.flatten(1).sum(1).view(-1, *ones)
         sum_of_scores = scores.flatten(1).sum(1).view(-1, *ones)
-        even = torch.full_like(scores, 1.0 / scores[0].numel())
+        even = torch.full_like(scores, 1.0 / prod(grid.pixels))
         share = (scores / sum_of_scores.where(sum_of_scores > 0, 1.0)).where(
             sum_of_scores > 0, even
         )

@@ -1,6 +1,7 @@
 """Interpolating upsamplers: what other tools do, kept as controls."""
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch.nn import functional as F
 
 from usu_core._cells import CellGrid
 from usu_core._checks import check_choice, check_finite, check_float_tensor, check_size
-from usu_core._precision import wide
+from usu_core._operands import by_sign, check_mass
+from usu_core._precision import exact, wide
 
 MODES = ("nearest", "bilinear", "bicubic", "lanczos", "bilinear-conserving")
 
@@ -23,7 +25,8 @@ def interpolate(cells: Tensor, size: Sequence[int], mode: str = "bilinear") -> T
     model.
 
     Convention:
-        density, half-pixel centres. Only nearest and bilinear-conserving keep the mass of a cell.
+        density, half-pixel centres. Only nearest and bilinear-conserving keep the mass of a cell;
+        nearest not at some sizes, such as 7 to 287, where torch rounds a border by a pixel.
 
     Args:
         cells: Coarse attribution, floating point, finite.
@@ -36,7 +39,8 @@ def interpolate(cells: Tensor, size: Sequence[int], mode: str = "bilinear") -> T
 
     Raises:
         TypeError: If ``cells`` is not a floating-point tensor.
-        ValueError: If the mode, rank or size does not fit, or values are not finite.
+        ValueError: If the mode, rank or size does not fit, values are not finite, or mass would
+            overflow under bilinear-conserving.
 
     Cost:
         O(pixels); deterministic on the CPU; differentiable in ``cells``.
@@ -70,7 +74,8 @@ def interpolate(cells: Tensor, size: Sequence[int], mode: str = "bilinear") -> T
         result = cells
         for d, (n, m) in enumerate(zip(grid.cells, fine, strict=True)):
             weights = _lanczos_weights(n, m).to(cells)
-            result = (result.movedim(d + 2, -1) @ weights.T).movedim(-1, d + 2)
+            with exact(cells):
+                result = (result.movedim(d + 2, -1) @ weights.T).movedim(-1, d + 2)
         return result
 
     def conserve(part: Tensor) -> Tensor:
@@ -78,8 +83,9 @@ def interpolate(cells: Tensor, size: Sequence[int], mode: str = "bilinear") -> T
         mean = grid.mean(smooth)
         return smooth * grid.expand(part / mean.where(mean > 0, 1.0))
 
-    signed = wide(cells)
-    return (conserve(signed.clamp(min=0)) - conserve((-signed).clamp(min=0))).to(cells.dtype)
+    check_mass(wide(cells), prod(fine))
+    above, below = by_sign(wide(cells))
+    return (conserve(above) - conserve(below)).to(cells.dtype)
 
 
 def _lanczos_weights(cells: int, pixels: int, lobes: int = 3) -> Tensor:

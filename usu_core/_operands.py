@@ -18,6 +18,25 @@ def check_no_cell_is_empty(grid: CellGrid) -> None:
         )
 
 
+def check_mass(cells: Tensor, count: int) -> None:
+    """Raise if the mass of ``cells`` might overflow where each value stands ``count`` times."""
+    if torch.compiler.is_compiling() or cells.numel() == 0:
+        return
+    limit = torch.finfo(cells.dtype).max / count
+    largest = float(cells.detach().abs().amax())
+    if largest > limit:
+        raise ValueError(
+            f"cells must not exceed {limit:.3g}, or the map's total mass might overflow "
+            f"{cells.dtype}, got {largest:.3g}. Try cells.double() or rescale."
+        )
+
+
+def by_sign(cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Split cells into what is above 0 and what is below, so that they are first - second."""
+    # A clamp at 0 would take the gradient of cells that are exactly 0.
+    return torch.where(cells >= 0, cells, 0.0), torch.where(cells < 0, -cells, 0.0)
+
+
 def prepare(
     cells: Tensor, scores: Tensor, grid: CellGrid | None, convention: str
 ) -> tuple[Tensor, Tensor, CellGrid]:
@@ -54,11 +73,5 @@ def prepare(
         return cells, scores, grid
     if convention == "total":
         check_no_cell_is_empty(grid)
-    limit = torch.finfo(dtype).max / prod(grid.cells if convention == "total" else grid.pixels)
-    largest = float(cells.detach().abs().amax())
-    if largest > limit:
-        raise ValueError(
-            f"cells must not exceed {limit:.3g}, or the map's total mass might overflow "
-            f"{dtype}, got {largest:.3g}. Try cells.double() or rescale."
-        )
+    check_mass(cells, prod(grid.cells if convention == "total" else grid.pixels))
     return cells, scores, grid

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from usu_core._cells import CellGrid
-from usu_core._checks import check_choice, check_positive
-from usu_core._operands import prepare
+from usu_core._checks import check_choice, check_temperature
+from usu_core._operands import by_sign, prepare
 from usu_core._potentials import LogPotential, log_potential
 
 CONVENTIONS = ("density", "total")
@@ -44,7 +44,8 @@ def usu(
     Args:
         cells: Coarse attribution, signed, floating point, finite. Mass if ``convention="total"``.
         scores: Score map Φ in [0, 1]; where it is constant, the cell is filled evenly.
-        temperature: ε > 0 of the softmax; 0.1 is the paper's. Large values approach nearest.
+        temperature: ε of the softmax, 1e-30 to 1e30; 0.1 is the paper's. Large values approach
+            nearest.
         potential: ``"tensor"`` (exponential), ``"power"``, ``"log-odds"``, or a function from
             scores to log φ.
         convention: What the result's values mean, see above.
@@ -83,7 +84,7 @@ def usu(
         def allocate(part: Tensor, phi: Tensor) -> Tensor:
             return _allocate(part, phi, grid, temperature, potential, convention)
 
-        return _by_sign(allocate, cells, scores)
+        return _inverted(allocate, cells, scores)
     return _allocate(cells, scores, grid, temperature, potential, convention)
 
 
@@ -109,18 +110,20 @@ def iwmr(
         mass:     M'_k = (Σ_j M_j) ·  M_k  Λ(λ_k) / Σ_j  M_j  Λ(λ_j),   for each sign
 
     ``prior="uniform"`` is the paper's, and depends on ``cells`` **only through their total mass**:
-    permuting the coarse map changes nothing, and a map that sums to 0 becomes 0. It flattens the
-    map when importances are equal, whatever the paper says. ``prior="mass"`` follows the coarse
-    map and becomes :func:`usu` exactly when importances are equal.
+    permuting the coarse map changes nothing, and with ``negative="same"`` a map that sums to 0
+    becomes 0. It flattens the map when importances are equal, whatever the paper says.
+    ``prior="mass"`` follows the coarse map and becomes :func:`usu` exactly when importances are
+    equal.
 
-    Positive and negative mass are moved separately, so none crosses zero.
+    Positive and negative mass are moved separately, except by the uniform prior with
+    ``negative="same"``, where they cancel first.
 
     Args:
         cells: Coarse attribution, as in :func:`usu`.
         scores: Score map Φ in [0, 1].
         temperature: ε of the softmax inside a cell.
-        importance_temperature: ε_Λ > 0; small values gather mass in the most important cells. The
-            paper gives no value.
+        importance_temperature: ε_Λ, 1e-30 to 1e30; small values gather mass in the most important
+            cells. The paper gives no value.
         prior: ``"uniform"`` or ``"mass"``, see above.
         importance: λ_k as the ``"max"`` of the cell's scores (the paper's) or their ``"mean"``,
             which a sliver cannot sway.
@@ -133,14 +136,16 @@ def iwmr(
         cells (B, *cells); scores (B, *pixels); returns (B, *pixels).
 
     Returns:
-        Density or mass, as in :func:`usu`; the total mass of each sign is kept.
+        Density or mass, as in :func:`usu`; the total mass of each sign is kept, or the net total
+        alone where signs cancel first.
 
     Raises:
         TypeError: As in :func:`usu`.
         ValueError: As in :func:`usu`.
 
     Cost:
-        As :func:`usu`, and one pass more over the scores.
+        As :func:`usu`, and one pass more over the scores. With ``prior="mass"`` a cell of 0 has the
+        derivative of its mass alone: that of its share is left out.
 
     Example:
         >>> cells = torch.tensor([[[2.0, 2.0]]])
@@ -152,7 +157,7 @@ def iwmr(
     check_choice("negative", negative, NEGATIVES)
     check_choice("prior", prior, PRIORS)
     check_choice("importance", importance, IMPORTANCES)
-    check_positive("importance_temperature", importance_temperature)
+    check_temperature("importance_temperature", importance_temperature)
     cells, scores, grid = prepare(cells, scores, grid, convention)
     sizes = grid.sizes(cells.device).to(cells.dtype)
 
@@ -174,18 +179,19 @@ def iwmr(
         return _allocate(moved, phi, grid, temperature, potential, convention)
 
     if negative == "invert":
-        return _by_sign(move, cells, scores)
+        return _inverted(move, cells, scores)
     if prior == "mass":
-        return move(cells.clamp(min=0), scores) - move((-cells).clamp(min=0), scores)
+        above, below = by_sign(cells)
+        return move(above, scores) - move(below, scores)
     return move(cells, scores)
 
 
-def _by_sign(
+def _inverted(
     redistribute: Callable[[Tensor, Tensor], Tensor], cells: Tensor, scores: Tensor
 ) -> Tensor:
     """Redistribute positive mass by the scores and negative mass by their complement."""
-    positive = redistribute(cells.clamp(min=0), scores)
-    return positive - redistribute((-cells).clamp(min=0), 1.0 - scores)
+    above, below = by_sign(cells)
+    return redistribute(above, scores) - redistribute(below, 1.0 - scores)
 
 
 def _allocate(
@@ -197,7 +203,7 @@ def _allocate(
     convention: str,
 ) -> Tensor:
     """Spread each cell's value over its pixels by the softmax of equation 10."""
-    check_positive("temperature", temperature)
+    check_temperature("temperature", temperature)
     energy = log_potential(scores, potential)
     factor = cells if convention == "total" else cells * grid.sizes(cells.device)
     if not grid.is_dense:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from usu_core._cells import CellGrid
-from usu_core._checks import check_choice, check_positive
+from usu_core._checks import check_choice, check_temperature
 from usu_core._interpolation import interpolate
-from usu_core._operands import prepare
+from usu_core._operands import by_sign, prepare
 from usu_core._potentials import LogPotential, log_potential
 from usu_core._redistribution import CONVENTIONS
 
@@ -33,8 +33,8 @@ def tilt(
     Args:
         cells: Coarse attribution, signed, floating point, finite.
         scores: Score map Φ in [0, 1]; where it is constant, the map is the bilinear one.
-        temperature: ε > 0; no pixel gains more than a factor exp(1/ε) on another. Large values
-            approach bilinear.
+        temperature: ε, 1e-30 to 1e30; no pixel gains more than a factor exp(1/ε) on another. Large
+            values approach bilinear.
         potential: As in :func:`usu`.
         convention: As in :func:`usu`.
         grid: An even grid; ``CellGrid.even`` if not given.
@@ -58,7 +58,7 @@ def tilt(
         tensor([[0.0000, 2.2400, 2.4700, 3.2900]])
     """
     check_choice("convention", convention, CONVENTIONS)
-    check_positive("temperature", temperature)
+    check_temperature("temperature", temperature)
     cells, scores, grid = prepare(cells, scores, grid, convention)
     if not grid.is_even:
         raise ValueError(f"grid must be even to be interpolated, got {grid}. Try usu().")
@@ -74,6 +74,9 @@ def tilt(
         peak = level.flatten(1).amax(1).clamp(min=torch.finfo(level.dtype).min).view(-1, *ones)
         tilted = smooth * ((level - peak) / temperature).exp()
         total = tilted.flatten(1).sum(1)
-        return tilted * (mass / total.where(total > 0, 1.0)).view(-1, *ones)
+        # Shares first: the mass over a tiny total might overflow.
+        share = tilted / total.where(total > 0, 1.0).view(-1, *ones)
+        return share * mass.view(-1, *ones)
 
-    return redistribute(cells.clamp(min=0)) - redistribute((-cells).clamp(min=0))
+    above, below = by_sign(cells)
+    return redistribute(above) - redistribute(below)

@@ -90,6 +90,13 @@ def test_the_whole_image_as_box_is_the_even_grid() -> None:
     assert "even" in repr(grid)
 
 
+def test_a_box_may_have_more_cells_than_pixels() -> None:
+    grid = CellGrid.box((4,), (3,), (0, 8))
+    assert not grid.is_even
+    assert "box" in repr(grid)
+    assert grid.sizes().tolist() == [2, 1, 0, 0]
+
+
 def test_a_float_division_would_move_this_border() -> None:
     # 0.1 * 3 > 0.3 in floating point: exact arithmetic keeps pixel 3 in cell 1 of [0, 6).
     grid = CellGrid.box((2,), (6,), (Fraction(0), Fraction(6)))
@@ -130,6 +137,13 @@ def test_labels_with_pixels_outside_and_an_empty_cell() -> None:
 def test_labels_take_a_coarse_shape() -> None:
     grid = CellGrid.from_labels(torch.tensor([0, 1, 2, 2]), (2, 2))
     assert grid.sizes().tolist() == [[1, 1], [2, 0]]
+
+
+def test_labels_are_copied() -> None:
+    labels = torch.tensor([0, 1, 1])
+    grid = CellGrid.from_labels(labels)
+    labels.zero_()
+    assert grid.labels().tolist() == [0, 1, 1]
 
 
 def test_label_sums_of_many_float32_values_do_not_drift() -> None:

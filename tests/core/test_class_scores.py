@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
 
 from usu_core.scoring import class_scores, fill_images, gaussian_blur, model_score
 
@@ -49,6 +50,9 @@ def test_rows_that_are_probabilities_are_recognised() -> None:
     rounded = torch.randn(64, 10, generator=torch.manual_seed(0)).softmax(1).bfloat16()
     assert float((rounded.float().sum(1) - 1).abs().max()) > 1e-3
     torch.testing.assert_close(class_scores(rounded), rounded.float(), atol=1e-6, rtol=0)
+    # So it does where a caller has widened it since, in whatever chunks it comes.
+    for rows in rounded.float().split(5):
+        torch.testing.assert_close(class_scores(rows), rows, atol=1e-6, rtol=0)
     not_quite = torch.tensor([[0.7, 0.2, 0.2], [1.0, 0.0, 0.0]])
     torch.testing.assert_close(class_scores(not_quite), not_quite.softmax(1))
 
@@ -72,6 +76,18 @@ def test_a_score_is_a_function_or_a_model_score() -> None:
     assert wrapped.evaluate(torch.ones(2, 1, 3), torch.arange(2), "logit").tolist() == [3, 3]
     with pytest.raises(TypeError, match=r"score must be a function from images .* got int"):
         model_score(3)  # type: ignore[arg-type]
+
+
+def test_a_module_is_called_whatever_methods_it_has() -> None:
+    class Trained(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.sum((1, 2))
+
+        def evaluate(self, loader: Any) -> float:
+            raise AssertionError("this measures accuracy")
+
+    score = model_score(Trained())
+    assert score.evaluate(torch.ones(2, 1, 3), torch.arange(2), "logit").tolist() == [3, 3]
 
 
 @pytest.mark.parametrize("size", [(40,), (40, 50), (24, 30, 26)])

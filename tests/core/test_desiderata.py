@@ -51,7 +51,7 @@ def test_completeness_is_the_mean_drift_over_the_largest_cell(
     cells, scores = maps
     fine = Interpolation("bilinear")(cells, score_map=scores)[:, 0].double()
     means = CellGrid.even((4, 4), (28, 28)).mean(fine)
-    wanted = (means - cells[:, 0].double()).abs().mean() / cells.max()
+    wanted = ((means - cells[:, 0].double()).abs().mean((1, 2)) / cells.amax((1, 2, 3))).mean()
     found = desiderata(Interpolation("bilinear"), cells, scores).completeness
     assert found == pytest.approx(float(wanted), rel=1e-6)
 
@@ -91,6 +91,8 @@ def test_seeds_are_local_and_inputs_are_checked(maps: tuple[Tensor, Tensor]) -> 
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match=r"score_map must lie in \[0, 1\]"):
         desiderata(USU(), maps[0], maps[1] + 1)
+    with pytest.raises(ValueError, match=r"cells must have shape .* got \(2, 3, 4, 4\)"):
+        desiderata(USU(), maps[0].repeat(1, 3, 1, 1), maps[1])
     with pytest.raises(ValueError, match="probes must be at least 1, got 0"):
         desiderata(USU(), *maps, probes=0)
 
@@ -124,3 +126,24 @@ def test_locality_has_no_unit(maps: tuple[Tensor, Tensor]) -> None:
     cells, scores = maps
     found = [desiderata(Interpolation("bilinear"), c, scores).locality for c in (cells, 50 * cells)]
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "violated"),
+    [
+        (Interpolation("bilinear"), Interpolation("nearest"), ["D1", "D2", "D4"]),
+        (USU(potential="power"), USU(), ["D3"]),
+    ],
+)
+def test_a_large_example_does_not_hide_the_errors_of_a_small_one(
+    maps: tuple[Tensor, Tensor], bad: Any, good: Any, violated: list[str]
+) -> None:
+    cells, scores = maps
+    cells[1] *= 1e6
+
+    def mixed(cells: Tensor, *, score_map: Tensor) -> Tensor:
+        parts = zip((bad, good), cells.split(1), score_map.split(1), strict=True)
+        return torch.cat([one(part, score_map=phi) for one, part, phi in parts])
+
+    verdicts = desiderata(mixed, cells, scores).verdicts()
+    assert [name for name, holds in verdicts.items() if holds is False] == violated

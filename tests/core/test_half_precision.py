@@ -8,6 +8,8 @@ from torch import Tensor
 
 from usu_core import CellGrid, interpolate
 from usu_core.metrics import Blur, concentration, diffid, road
+from usu_core.scoring import gaussian_blur
+from usu_core.segments import segment_mean
 
 SIZE = (224, 224)
 
@@ -45,15 +47,32 @@ def replaced(values: Tensor) -> Tensor:
     return torch.cat([found.insertion, found.deletion])
 
 
+def segment_means(values: Tensor) -> Tensor:
+    labels = (torch.arange(SIZE[1]) > 20).long().expand(1, *SIZE)
+    return segment_mean(values, labels, 2)
+
+
 def blurred(values: Tensor) -> Tensor:
     return 40 * Blur(37.0, 18)(torch.ones_like(values[:, None, :40, :40]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    "measure", [cell_means, conserved, share_inside, imputed, replaced, blurred]
+    "measure", [cell_means, conserved, share_inside, imputed, replaced, segment_means, blurred]
 )
 def test_equals_single_precision(measure: Any, dtype: torch.dtype) -> None:
     values = maps().to(dtype)
     wanted = measure(values.float())
     torch.testing.assert_close(measure(values).float(), wanted.float(), rtol=0.03, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [lambda x: gaussian_blur(x, 2.0), lambda x: interpolate(x, (32, 32), "lanczos")],
+    ids=["blur", "lanczos"],
+)
+def test_autocast_does_not_round_what_is_in_single_precision(run: Any) -> None:
+    values = maps()[:, None, :16, :16]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run(values)
+    assert torch.equal(found, run(values))

@@ -112,3 +112,17 @@ def test_smooth_resizing_moves_mass_across_cells(rand: Any) -> None:
     assert moved("lanczos") > 0.02
     assert moved("nearest") < 1e-12
     assert moved("bilinear-conserving") < 1e-12
+
+
+def test_mass_that_would_overflow_is_refused_and_not_lost() -> None:
+    cells = torch.full((1, 1, 2, 2), 1e37)
+    with pytest.raises(ValueError, match=r"cells must not exceed .* total mass might overflow"):
+        interpolate(cells, (64, 64), "bilinear-conserving")
+    fine = interpolate(cells.double(), (64, 64), "bilinear-conserving")
+    torch.testing.assert_close(fine, torch.full_like(fine, float(cells[0, 0, 0, 0])))
+
+
+def test_nearest_follows_torch_where_it_rounds_a_border() -> None:
+    """The docstring's example: should torch mend it, the docstring may promise more."""
+    fine = interpolate(torch.arange(7.0)[None, None], (287,), "nearest")
+    assert int((fine[0, 0].long() != CellGrid.even((7,), (287,)).labels()).sum()) > 0

@@ -18,6 +18,7 @@ from usu_core.metrics import (
     pointing_game,
     random_boxes,
     scale_optimised_infidelity,
+    threshold_iou,
 )
 
 
@@ -45,6 +46,9 @@ def test_boxes_reach_every_border_and_follow_their_seed() -> None:
     assert boxes[:, 2:].amax(0).tolist() == [12, 20]
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
         random_boxes(0, (4, 4))
+    for shares in ((-0.1, 0.5), (0.5, 0.1), (0.5, 1.1), (0.1, float("nan"))):
+        with pytest.raises(ValueError, match="shares must be in order and between 0 and 1, got"):
+            random_boxes(2, (4, 4), shares=shares)
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))
@@ -163,3 +167,14 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         metric(attribution, mask)
+
+
+@pytest.mark.parametrize("metric", [matched_area_iou, concentration, pointing_game, threshold_iou])
+def test_masks_of_numbers_are_refused(metric: Any) -> None:
+    with pytest.raises(TypeError, match=r"mask must be a bool .* got torch.uint8. Try mask > 0"):
+        metric(torch.ones(1, 2, 2), MASK.byte() * 255)
+
+
+def test_effects_of_boxes_are_of_planes() -> None:
+    with pytest.raises(ValueError, match=r"images must have shape \(B, C, H, W\), got \(1, 3, 4\)"):
+        box_effects(lambda x: x.sum((1, 2)), torch.ones(1, 3, 4), random_boxes(2, (4, 4)))

@@ -167,3 +167,17 @@ def test_settings_that_do_not_fit_are_refused(options: dict[str, Any], message: 
         CurveProtocol(**({"deletion": (0.0,), "insertion": (0.0,)} | options))
     with pytest.raises(ValueError, match="sigma must be finite and above 0"):
         Blur(0.0, 3)
+
+
+@pytest.mark.parametrize("black", [0.5, torch.tensor(0.5), torch.full((3, 1, 1), 0.5)])
+def test_black_is_a_number_or_a_colour(black: Any) -> None:
+    images = torch.zeros(2, 3, 4, 3)
+    assert torch.equal(reference_images(images, "black", black), images + 0.5)
+    per_image = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
+    assert torch.equal(reference_images(images, "black", per_image), per_image.expand_as(images))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (4, 1, 1), (1, 2, 3, 4, 3)])
+def test_black_that_would_lie_along_another_axis_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"black must be a number .* Try a tensor of shape \(C, 1"):
+        reference_images(torch.zeros(2, 3, 4, 3), "black", torch.zeros(shape))

@@ -171,6 +171,33 @@ def test_no_trace_is_left(order: str, failure: Any, at: int) -> None:
     assert equal(snapshot(net), before)
 
 
+class Smoothed(nn.Module):
+    """A module whose forward pass puts another tensor in its buffer's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x - self.mean
+
+
+@pytest.mark.parametrize("order", ["cascading", "independent"])
+def test_buffers_that_are_set_anew_are_put_back(order: str) -> None:
+    net = nn.Sequential(Smoothed(), nn.Linear(12, 3), nn.Linear(3, 3))
+    own, seen = net[0].mean, []
+
+    def attribute(model: nn.Module) -> Tensor:
+        seen.append(model[0].mean.clone())
+        return gradient(model)
+
+    model_randomisation(attribute, net, order=order)
+    assert net[0].mean is own
+    assert not bool(own.any())
+    assert bool(seen[1].any()) == (order == "cascading")
+
+
 def test_the_trace_test_can_fail() -> None:
     net = network()
     before = snapshot(net)

@@ -147,6 +147,16 @@ def test_gradient_scores_ask_once_for_all_levels(rand: Any, linear: Any) -> None
     assert model.asked == [2]
 
 
+def test_gradient_scores_are_found_in_inference_mode(rand: Any, linear: Any) -> None:
+    images, weights, labels = problem(rand)
+    active = torch.ones(2, 4).bool()
+    wanted = GradientScorer()(images, linear(weights))(labels, active)
+    with torch.inference_mode():
+        values = GradientScorer()(images.clone(), linear(weights))(labels, active)
+        assert torch.is_inference_mode_enabled()
+    assert torch.equal(values, wanted)
+
+
 def test_gradients_of_parameters_and_flags_are_left_alone(rand: Any) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     before = {name: p.clone() for name, p in network.named_parameters()}

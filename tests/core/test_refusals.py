@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from usu_core import (
     heterogeneity,
     interpolate,
     iwmr,
+    tilt,
     usu,
 )
 
@@ -100,6 +102,8 @@ def test_tensors_that_do_not_fit_an_explicit_grid() -> None:
         ({"temperature": -1.0}, "temperature must be finite and above 0, got -1.0"),
         ({"temperature": torch.nan}, "temperature must be finite and above 0, got nan"),
         ({"temperature": torch.inf}, "temperature must be finite and above 0, got inf"),
+        ({"temperature": 1e-46}, "temperature must lie between 1e-30 and 1e30, got 1e-46"),
+        ({"temperature": 1e39}, r"temperature must lie between 1e-30 and 1e30, got 1e\+39"),
         ({"convention": "sum"}, "convention must be one of density, total, got 'sum'"),
         ({"potential": "tensr"}, "potential must be one of .*'tensr'. Did you mean 'tensor'"),
         ({"negative": "inverse"}, "negative must be one of .* Did you mean 'invert'"),
@@ -119,6 +123,8 @@ def test_unknown_options(
         ({"importance": "median"}, "importance must be one of max, mean, got 'median'"),
         ({"importance_temperature": 0.0}, "importance_temperature must be finite and above 0"),
         ({"importance_temperature": torch.nan}, "importance_temperature must be finite and"),
+        ({"importance_temperature": 1e-46}, "importance_temperature must lie between 1e-30 and"),
+        ({"temperature": 1e39}, "temperature must lie between 1e-30 and 1e30"),
     ],
 )
 def test_unknown_options_of_iwmr(options: dict[str, Any], message: str) -> None:
@@ -128,11 +134,24 @@ def test_unknown_options_of_iwmr(options: dict[str, Any], message: str) -> None:
         IWMR(**options)
 
 
-@pytest.mark.parametrize("temperature", ["0.1", None, True])
+@pytest.mark.parametrize("temperature", [1e-30, 1e30])
+@pytest.mark.parametrize("potential", ["tensor", "power", "log-odds"])
+def test_the_most_extreme_temperatures_give_numbers(temperature: float, potential: str) -> None:
+    cells = torch.tensor([[[1.0, -2.0], [0.0, 3.0]]])
+    scores = torch.linspace(0, 1, 16).view(1, 4, 4)
+    options: dict[str, Any] = {"temperature": temperature, "potential": potential}
+    for run in (usu, tilt):
+        assert bool(run(cells, scores, **options).isfinite().all())
+    for prior in ("uniform", "mass"):
+        fine = iwmr(cells, scores, prior=prior, importance_temperature=temperature, **options)
+        assert bool(fine.isfinite().all())
+
+
+@pytest.mark.parametrize("temperature", ["0.1", None, True, np.float32(0.1)])
 def test_temperatures_that_are_no_number(temperature: Any) -> None:
     with pytest.raises(TypeError, match="temperature must be a number, got"):
         usu(CELLS, SCORES, temperature=temperature)
-    with pytest.raises(TypeError, match="temperature must be a number, got"):
+    with pytest.raises(TypeError, match=r"must be a number, got .* own is needed. Try float\(va"):
         USU(temperature=temperature)
 
 
@@ -215,8 +234,11 @@ def test_interpolation(
         (lambda: heterogeneity(SCORES, padding="none"), ValueError, "padding must be one of edge"),
         (lambda: USU(potential=None), TypeError, "potential must be a name or a function"),
         (lambda: Tilted(potential=3), TypeError, "potential must be a name or a function"),
+        (lambda: Tilted(temperature=1e39), ValueError, "temperature must lie between 1e-30 and"),
+        (lambda: tilt(CELLS, SCORES, temperature=1e39), ValueError, "temperature must lie betw"),
         (lambda: Slic(36), TypeError, r"segments must be a tuple, got 36. Try"),
         (lambda: Slic([4, 16]), TypeError, r"segments must be a tuple, got \[4, 16\]"),
+        (lambda: Slic((np.int64(4),)), TypeError, r"an integer, got int64: .* Try int\(value\)"),
         (lambda: Quadtree([4]), TypeError, r"blocks must be a tuple, got \[4\]"),
         (
             lambda: Interpolation()(CELLS[None], size=(4, 4), grid=CellGrid.even((4, 4), (4, 4))),

@@ -111,6 +111,11 @@ def test_given_labels_are_renumbered_expanded_and_checked() -> None:
     ("make", "error", "message"),
     [
         (lambda: GivenLabels([]), ValueError, "levels must hold at least one label map"),
+        (
+            lambda: GivenLabels(torch.zeros(2, 2).long()),
+            TypeError,
+            r"Try GivenLabels\(\[labels\]\)",
+        ),
         (lambda: GivenLabels([torch.zeros(2)]), TypeError, r"levels\[0\] must be an integer tens"),
         (lambda: GivenLabels([[0, 1]]), TypeError, r"levels\[0\] must be an integer .* got list"),
         (lambda: Quadtree(()), ValueError, "blocks must hold at least one level"),

@@ -69,6 +69,14 @@ def test_the_best_score_may_lie_where_there_is_no_mass() -> None:
     assert float(fine[0, 0]) == 0.0
 
 
+def test_next_to_no_mass_at_the_best_scores_does_not_overflow() -> None:
+    cells, scores = torch.tensor([[1e-41, 0.0, 0.0, 1.0]]), torch.zeros(1, 8)
+    scores[0, :2] = 1.0
+    fine = tilt(cells, scores, temperature=0.005)
+    torch.testing.assert_close(fine[0, :2].sum(), torch.tensor(2.0))
+    assert not bool(fine[0, 2:].any())
+
+
 def test_constant_scores_give_bilinear_at_the_maps_total(rand: Any) -> None:
     cells = rand(2, 3, 3)
     fine = tilt(cells, torch.full((2, 9, 9), 0.4), temperature=1e-6)

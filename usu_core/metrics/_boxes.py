@@ -8,7 +8,12 @@ from torch import Tensor
 
 from usu_core._checks import check_count
 from usu_core.metrics._correlation import pearson
-from usu_core.metrics._evaluation import perturbed_scores, whole_scores
+from usu_core.metrics._evaluation import (
+    check_batch,
+    check_planes,
+    perturbed_scores,
+    whole_scores,
+)
 from usu_core.metrics._references import Reference, reference_images
 from usu_core.scoring import ModelScore, ScoreFunction
 
@@ -22,19 +27,25 @@ def random_boxes(
         count: Number of boxes.
         size: Image size (H, W).
         seed: Seed of its own generator.
-        shares: Smallest and largest side, relative to the image's.
+        shares: Smallest and largest side, relative to the image's; a side has a pixel at least.
 
     Returns:
         (count, 4) int64: top, left, bottom, right.
+
+    Raises:
+        TypeError: If the count is not an integer.
+        ValueError: If it is below 1, or the shares are not in order between 0 and 1.
 
     Example:
         >>> random_boxes(2, (10, 10), seed=1).shape
         torch.Size([2, 4])
     """
     check_count("count", count)
+    low, high = shares
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"shares must be in order and between 0 and 1, got {shares}.")
     generator = torch.Generator().manual_seed(seed)
     extent = torch.tensor(size, dtype=torch.float64)
-    low, high = shares
     draw = torch.rand(count, 4, generator=generator, dtype=torch.float64)
     side = ((low + (high - low) * draw[:, :2]) * extent).round().clamp(min=1)
     corner = (draw[:, 2:] * (extent - side + 1)).floor()
@@ -82,9 +93,15 @@ def box_effects(
     Returns:
         (B, N), f(x) - f(x without the box), float64.
 
+    Raises:
+        TypeError: If the images are not floating point.
+        ValueError: If they are not (B, C, H, W).
+
     Cost:
         ``B · (N + 1)`` model evaluations.
     """
+    check_batch(images)
+    check_planes(images)
     fill = reference_images(images, reference, black)
     place = boxes.to(images.device)
     row = torch.arange(images.shape[2], device=images.device)

@@ -65,8 +65,11 @@ def complexity(attribution: Tensor) -> Tensor:
 def _shares(attribution: Tensor) -> Tensor:
     """Return each pixel's share of the absolute attribution, (B, P); even for a zero map."""
     check_float_tensor("attribution", attribution)
-    if attribution.dim() < 2 or attribution[0].numel() == 0:
-        raise ValueError(f"attribution must have shape (B, *pixels), got {attribution.shape}.")
+    if attribution.dim() < 2 or attribution.numel() == 0:
+        raise ValueError(
+            "attribution must have shape (B, *pixels), none of them 0, got "
+            f"{tuple(attribution.shape)}."
+        )
     check_finite("attribution", attribution)
     size = attribution.double().abs().flatten(1)
     top = size.amax(1, keepdim=True)

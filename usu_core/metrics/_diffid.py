@@ -6,9 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from usu_core._checks import check_choice, check_finite, check_float_tensor
+from usu_core._checks import check_choice, check_finite
 from usu_core._precision import wide
-from usu_core.metrics._evaluation import check_shares, perturbed_scores, whole_scores
+from usu_core.metrics._evaluation import (
+    check_batch,
+    check_shares,
+    perturbed_scores,
+    whole_scores,
+)
 from usu_core.metrics._ranking import places, share_counts
 from usu_core.scoring import class_scores
 
@@ -143,7 +148,7 @@ class _LabelScore:
 
 def _sizes(images: Tensor, attribution: Tensor, unit: str) -> Tensor:
     """Return what is ranked: (B, C, *pixels) for elements, (B, 1, *pixels) for pixels."""
-    check_float_tensor("images", images)
+    check_batch(images)
     check_finite("attribution", attribution)
     size = attribution.abs()
     if attribution.shape == images.shape:

@@ -73,11 +73,18 @@ def relative_scores(scores: Tensor, whole: Tensor) -> Tensor:
     return scores / whole[:, None]
 
 
+def check_batch(images: Tensor) -> None:
+    """Raise unless ``images`` is a floating-point batch (B, C, *pixels) that is not empty."""
+    check_float_tensor("images", images)
+    if images.dim() < 3 or images.numel() == 0:
+        raise ValueError(
+            f"images must have shape (B, C, *pixels), none of them 0, got {tuple(images.shape)}."
+        )
+
+
 def check_maps(images: Tensor, attribution: Tensor, ties: Tensor | None = None) -> None:
     """Raise unless maps have one finite value per pixel of ``images``."""
-    check_float_tensor("images", images)
-    if images.dim() < 3:
-        raise ValueError(f"images must have shape (B, C, *pixels), got {tuple(images.shape)}.")
+    check_batch(images)
     wanted = (images.shape[0], *images.shape[2:])
     for name, value in (("attribution", attribution), ("ties", ties)):
         if value is not None and tuple(value.shape) != wanted:

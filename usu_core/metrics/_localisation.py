@@ -24,6 +24,7 @@ def matched_area_iou(attribution: Tensor, mask: Tensor) -> Tensor:
         (B,), 0 to 1, higher is better.
 
     Raises:
+        TypeError: If the mask is not bool.
         ValueError: If shapes differ, a mask is empty, or the map is not finite.
 
     Example:
@@ -58,6 +59,7 @@ def threshold_iou(
         selects nothing. A constant positive map selects every pixel.
 
     Raises:
+        TypeError: If the mask is not bool.
         ValueError: If shapes differ, a mask is empty, the map is not finite, or a threshold does
             not fit.
 
@@ -130,6 +132,8 @@ def _check(attribution: Tensor, mask: Tensor) -> None:
             "attribution and mask must have the same shape, got "
             f"{tuple(attribution.shape)} and {tuple(mask.shape)}."
         )
+    if mask.dtype != torch.bool:  # A mask of 0 and 255 would count each pixel 255 times.
+        raise TypeError(f"mask must be a bool tensor, got {mask.dtype}. Try mask > 0.")
     if not bool(mask.flatten(1).any(1).all()):
         raise ValueError("mask must mark at least one pixel of every example, got an empty one.")
     check_finite("attribution", attribution)

@@ -68,14 +68,15 @@ def reference_images(images: Tensor, reference: Reference, black: Tensor | float
             reflected border, a twentieth of the shorter side wide), a :class:`Blur`, a number in
             the model's space (0 is the data's mean colour after the usual normalisation), or a
             tensor that broadcasts to ``images``.
-        black: Value of black in the model's space: a number, or a tensor such as (C, 1, 1).
-            Zero is *not* black after the usual normalisation, hence no default.
+        black: Value of black in the model's space: a number, or a tensor of shape (C, 1, 1), or
+            another with an axis for each of the images' but the first, or for each of them. Zero
+            is *not* black after the usual normalisation, hence no default.
 
     Returns:
         A tensor of the images' shape.
 
     Raises:
-        ValueError: If the name is unknown or the tensor does not broadcast.
+        ValueError: If the name is unknown or a tensor does not broadcast.
 
     Example:
         >>> reference_images(torch.ones(1, 1, 2), 0.25, black=0.0)
@@ -89,5 +90,20 @@ def reference_images(images: Tensor, reference: Reference, black: Tensor | float
         return fill_images(images, reference)
     check_choice("reference", reference, REFERENCES)
     if reference == "black":
-        return torch.as_tensor(black).to(images).expand_as(images)
+        return _black_images(images, torch.as_tensor(black))
     return fill_images(images, reference)
+
+
+def _black_images(images: Tensor, black: Tensor) -> Tensor:
+    axes = images.dim()
+    # Fewer axes would be the last ones: colours might pass for columns.
+    fits = black.dim() in (0, axes - 1, axes) and all(
+        n in (1, size)
+        for n, size in zip(black.shape, images.shape[axes - black.dim() :], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"black must be a number or broadcast to the images' shape {tuple(images.shape)}, got "
+            f"shape {tuple(black.shape)}. Try a tensor of shape (C{', 1' * (axes - 2)})."
+        )
+    return black.to(images).expand_as(images)

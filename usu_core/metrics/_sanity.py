@@ -140,8 +140,13 @@ def _kept(model: nn.Module) -> Iterator[Callable[[], None]]:
     # Backward passes add to a gradient in place.
     tensors += [(g, g.detach().clone()) for _, _, g in flags if g is not None]
     modes = [(module, module.training) for module in model.modules()]
+    # A forward pass may put another tensor in a buffer's place.
+    held = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
 
     def restore() -> None:
+        for module, parameters, buffers in held:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
         with torch.no_grad():
             for tensor, value in tensors:
                 tensor.copy_(value)

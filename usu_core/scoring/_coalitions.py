@@ -65,7 +65,8 @@ def banzhaf_values(
     with the segment less the mean without it, which is four times the covariance of membership
     and score. All samples serve all segments (the maximum sample reuse of Wang and Jia, 2023), and
     every image sees the same draw, so that its values do not depend on the batch. Segments that
-    are not active stay in the image.
+    are not active stay in the image. Scores are centred by their own mean, which shrinks the
+    estimate by ``1 / samples``: 1.8 % at the default of 56, for all segments alike.
     """
     drawn = torch.rand(active.shape[1], samples, generator=torch.Generator().manual_seed(seed))
     member = (drawn.T < 0.5).to(labels.device)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_choice
+from usu_core._precision import exact
 
 FILLS = ("blur", "mean", "zero")
 
@@ -63,7 +64,8 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
         if radius < 1 or sigma <= 0:
             continue
         weights = _blur_matrix(images.shape[dim], sigma, radius).to(images)
-        result = (result.movedim(dim, -1) @ weights.T).movedim(-1, dim)
+        with exact(images):
+            result = (result.movedim(dim, -1) @ weights.T).movedim(-1, dim)
     return result
 
 

@@ -61,8 +61,9 @@ class GradientScorer:
         return score_level
 
     def _effects(self, images: Tensor, score: ModelScore) -> Tensor:
-        everyone = torch.arange(len(images), device=images.device)
-        with torch.enable_grad():
+        # Inference mode keeps nothing to differentiate, nor may tensors made in it be kept.
+        with torch.inference_mode(False), torch.enable_grad():
+            everyone = torch.arange(len(images), device=images.device)
             inputs = images.clone().requires_grad_()
             values = score.evaluate(inputs, everyone, self.output)
             gradient = None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from usu_core._checks import check_choice
 from usu_core._precision import wide
@@ -76,12 +76,13 @@ class CountedScore:
 
 
 def model_score(score: "ModelScore | ScoreFunction") -> ModelScore:
-    """Return ``score`` as a :class:`ModelScore`, wrapping plain functions.
+    """Return ``score`` as a :class:`ModelScore`, wrapping plain functions and modules.
 
     Raises:
         TypeError: If it is neither.
     """
-    if isinstance(score, ModelScore):
+    # A module is called, for an ``evaluate`` of its own is not this protocol's.
+    if isinstance(score, ModelScore) and not isinstance(score, nn.Module):
         return score
     if not callable(score):
         raise TypeError(
@@ -97,8 +98,8 @@ def class_scores(outputs: Tensor, output: str = "probability") -> Tensor:
     Args:
         outputs: Logits (N, classes), or (N,) or (N, 1) for one scalar per example. Rows that are
             already probabilities (non-negative, summing to one) are recognised.
-        output: ``"probability"`` (softmax; sigmoid for a single logit), ``"logit"`` (unchanged)
-            or ``"log-odds"`` (log p - log(1 - p), which does not saturate).
+        output: ``"probability"`` (softmax), ``"logit"`` (unchanged) or ``"log-odds"``
+            (log p - log(1 - p), which does not saturate).
 
     Returns:
         Same shape, float32 or float64. Outputs of other ranks, and one scalar per example, have
@@ -111,13 +112,12 @@ def class_scores(outputs: Tensor, output: str = "probability") -> Tensor:
         tensor([[0., 0.]])
     """
     check_choice("output", output, OUTPUTS)
-    # Probabilities that were rounded to half precision do not quite add up to one.
-    tolerance = 1e-2 if outputs.dtype in (torch.float16, torch.bfloat16) else 1e-3
     outputs = wide(outputs)
     if outputs.dim() != 2 or outputs.shape[1] < 2 or output == "logit":
         return outputs
     given = outputs.detach()
-    if bool(((given >= 0).all(1) & ((given.sum(1) - 1).abs() < tolerance)).all()):
+    # Probabilities that were rounded to half precision, now or before, do not quite add up to one.
+    if bool(((given >= 0).all(1) & ((given.sum(1) - 1).abs() < 1e-2)).all()):
         log_p = outputs.clamp(min=1e-12).log()
     else:
         log_p = outputs.log_softmax(1)

@@ -20,7 +20,7 @@ class GivenLabels:
             (B, *pixels). Labels may have gaps; finer levels must nest in coarser ones.
 
     Raises:
-        TypeError: If a level is not an integer tensor.
+        TypeError: If the levels are one tensor, or a level is not an integer tensor.
         ValueError: If there is no level, or a level crosses a coarser one's border.
 
     Example:
@@ -33,6 +33,10 @@ class GivenLabels:
 
     def __post_init__(self) -> None:
         """Check the levels once, when they are given."""
+        if isinstance(self.levels, Tensor):
+            raise TypeError(
+                "levels must be a list of label maps, got one tensor. Try GivenLabels([labels])."
+            )
         if not self.levels:
             raise ValueError("levels must hold at least one label map, got none.")
         for i, level in enumerate(self.levels):

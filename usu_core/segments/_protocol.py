@@ -29,11 +29,14 @@ class Segmenter(Protocol):
 
 
 def check_images(images: Tensor) -> None:
-    """Raise unless ``images`` is a finite floating-point batch (B, C, *pixels) of rank 1 to 3."""
+    """Raise unless ``images`` is a finite floating-point batch (B, C, *pixels) of rank 1 to 3.
+
+    Nothing in it may be empty, the batch included.
+    """
     check_float_tensor("images", images)
-    if not 3 <= images.dim() <= 5 or min(images.shape[1:]) < 1:
+    if not 3 <= images.dim() <= 5 or min(images.shape) < 1:
         raise ValueError(
-            "images must have shape (batch, channels, 1 to 3 spatial dimensions), got "
-            f"{tuple(images.shape)}."
+            "images must have shape (batch, channels, 1 to 3 spatial dimensions), none of them 0, "
+            f"got {tuple(images.shape)}."
         )
     check_finite("images", images)

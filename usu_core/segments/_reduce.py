@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from usu_core._precision import wide
+
 
 def segment_counts(labels: Tensor, count: int) -> Tensor:
     """Count the pixels of each segment: labels (B, *pixels) to (B, count), int64."""
@@ -31,7 +33,8 @@ def segment_sum(values: Tensor, labels: Tensor, count: int) -> Tensor:
 
 def segment_mean(values: Tensor, labels: Tensor, count: int) -> Tensor:
     """Average ``values`` per segment; as :func:`segment_sum`."""
-    return segment_sum(values, labels, count) / segment_counts(labels, count).clamp(min=1)
+    total = segment_sum(wide(values), labels, count)
+    return (total / segment_counts(labels, count).clamp(min=1)).to(values.dtype)
 
 
 def segment_max(values: Tensor, labels: Tensor, count: int) -> Tensor:

@@ -24,7 +24,8 @@ class Slic:
     most, so that levels nest and borders follow the finest level.
 
     Args:
-        segments: About how many segments per level, coarsest first.
+        segments: At most about how many segments per level, coarsest first; textures may give far
+            fewer.
         compactness: Weight of position against colour; larger is squarer.
         sigma: Width in pixels of the blur before segmenting.
 
