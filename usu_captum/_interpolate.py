@@ -41,7 +41,8 @@ def interpolate(
         (B, C, *interpolate_dims); channels are kept. Density unless the upsampler says otherwise.
 
     Raises:
-        ValueError: If the mode is unknown, or the image is missing or of another size.
+        ValueError: If the mode is unknown, the image or ``forward_func`` is missing, or images are
+            of another size or number.
 
     Example:
         >>> cells, image = torch.ones(1, 1, 2, 2), torch.rand(1, 3, 8, 8)
@@ -57,8 +58,19 @@ def interpolate(
     options = Options(interpolate_mode, reduce=None)
     rank = layer_attribution.dim() - 2
     size = (interpolate_dims,) * rank if isinstance(interpolate_dims, int) else interpolate_dims
+    if options.needs_score and (image is None or forward_func is None):
+        missing = "image" if image is None else "forward_func"
+        raise ValueError(
+            f"{missing} must be given to {type(options.resolved).__name__}, which follows the "
+            "model's own scores. Try image=images, forward_func=model, target=0."
+        )
     if image is None:
         return Redistribution(options, None, None, None).resize(layer_attribution, tuple(size))
+    if len(image) != len(layer_attribution):
+        raise ValueError(
+            f"image must hold the {len(layer_attribution)} examples of layer_attribution, got "
+            f"{len(image)}."
+        )
     if tuple(image.shape[2:]) != tuple(size):
         raise ValueError(
             f"interpolate_dims must be the image's size {tuple(image.shape[2:])}, got "

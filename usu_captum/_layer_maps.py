@@ -39,11 +39,21 @@ def upsample_spatial_layers(
 ) -> Any:
     """As :func:`upsample_layers`, but leave what is no map of an image as Captum gave it.
 
-    Three dimensions may as well be a sentence of embeddings, so signals have to ask.
+    Three dimensions may as well be a sentence of embeddings, so signals have to ask. An activation
+    without a target has nothing to be scored by.
     """
-    if image_of(inputs, options.image_input).dim() < 4:
-        return captum(method, inputs, **arguments)
+    is_activation = isinstance(innermost(method), captum_attr.LayerActivation)
+    unscored = is_activation and options.needs_score and arguments.get("target") is None
+    if unscored or image_of(inputs, options.image_input).dim() < 4:
+        return captum(method, inputs, **without_target(method, arguments))
     return _upsample(method, captum, inputs, arguments, options, strict=False)
+
+
+def without_target(method: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return Captum's arguments of a call: of an activation, only the score has a target."""
+    if not isinstance(innermost(method), captum_attr.LayerActivation):
+        return arguments
+    return {name: value for name, value in arguments.items() if name != "target"}
 
 
 def _upsample(
@@ -61,9 +71,7 @@ def _upsample(
             f"layer must be one layer for {type(inner).__name__}, got a list of "
             f"{len(inner.layer)}. Try one object for each."
         )
-    passed = dict(arguments)
-    if isinstance(inner, captum_attr.LayerActivation):
-        passed.pop("target", None)  # Only the score has one.
+    passed = without_target(method, arguments)
     running = uncompiled(method)
     prepared = spatial(running, options)
     run = captum if prepared is running else type(prepared).attribute
@@ -136,7 +144,10 @@ def _walk(
 
 def _shared(values: Tensor, mask: Tensor) -> Tensor:
     """Divide a group's effect, which Captum repeats at each member, among its members."""
-    rows = mask.to(values.device).broadcast_to(values.shape).flatten(1)
-    counts = rows.new_zeros(len(rows), int(rows.max()) + 1)
+    # Labels may be any integers: neither negative nor huge ones can count members.
+    labels, dense = torch.unique(mask.to(values.device), return_inverse=True)
+    rows = dense.broadcast_to(values.shape).flatten(1)
+    counts = rows.new_zeros(len(rows), len(labels))
     counts.scatter_add_(1, rows, torch.ones_like(rows))
-    return values / counts.gather(1, rows).view_as(values)
+    members: Tensor = counts.gather(1, rows).view_as(values)
+    return values / members

@@ -20,19 +20,25 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
 
     Args:
         model: A module.
-        inputs: One batch to run it on; zeros of the model's usual size if not given.
+        inputs: One batch to run it on. If not given, zeros of the size the model says it takes, or
+            of 224 x 224 pixels with the channels of its first convolution.
 
     Returns:
         The layer's name in ``model.named_modules()`` and the layer.
 
     Raises:
-        ValueError: If no module gives a spatial map.
+        TypeError: If the model is no module.
+        ValueError: If no module gives a spatial map, or the model does not take such zeros.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> default_layer(net)[0]
         '0'
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a module, got {type(model).__name__}. Try the module it runs."
+        )
     names = {module: name for name, module in model.named_modules() if module is not model}
     normalisation = _last_normalisation(model)
     if normalisation is not None:
@@ -55,6 +61,14 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
         model.eval()  # A forward pass in training mode would move batch statistics.
         with torch.no_grad():
             model(image)
+    # Models assert what they take, or fail inside torch. Of the caller's own batch, they say it.
+    except (AssertionError, RuntimeError) as error:
+        if inputs is not None:
+            raise
+        raise ValueError(
+            f"inputs must be given, since {type(model).__name__} does not take zeros of shape "
+            f"{tuple(image.shape)}: {' '.join(str(error).split())}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -94,6 +108,8 @@ def _last_normalisation(model: nn.Module) -> nn.Module | None:
 def _example(model: nn.Module) -> Tensor:
     """Zeros of the size a model says it takes, else of the most usual one."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    size = tuple(config.get("input_size", (3, 224, 224)))
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    channels = next((first.in_channels for first in convolutions), 3)
+    size = tuple(config.get("input_size", (channels, 224, 224)))
     weight = next(model.parameters(), torch.empty(0))
     return torch.zeros(1, *size, dtype=weight.dtype, device=weight.device)

@@ -32,6 +32,18 @@ def modules_of(forward_func: Any) -> list[nn.Module]:
     return [] if compiled is None else modules_of(compiled)
 
 
+def in_its_dtype(forward_func: Any, images: Tensor) -> Tensor:
+    """Return images in the dtype of the weights that a forward function is known to run with.
+
+    Example:
+        >>> in_its_dtype(nn.Conv2d(1, 1, 1).half(), torch.zeros(1, 1, 2, 2)).dtype
+        torch.float16
+    """
+    weights = (p for module in modules_of(forward_func)[:1] for p in module.parameters())
+    dtype = next((p.dtype for p in weights if p.is_floating_point()), images.dtype)
+    return images.to(dtype)
+
+
 def owners(model: Any, layer: nn.Module | None) -> list[nn.Module]:
     """Return the modules of a model that contain a layer, all of them if none is given."""
     modules = modules_of(model)

@@ -43,8 +43,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the options before anything expensive runs."""
-        if self.upsampler is not None:
-            resolve(self.upsampler)
+        _ = self.resolved
         if self.reduce not in REDUCTIONS:
             raise ValueError(f"reduce must be 'sum' or None, got {self.reduce!r}.")
         if self.convention not in CONVENTIONS:
@@ -55,6 +54,16 @@ class Options:
             raise TypeError(
                 f"grid must be a TokenGrid or a CellGrid, got {type(self.grid).__name__}."
             )
+
+    @property
+    def resolved(self) -> Any:
+        """The upsampler as an object, ``None`` if there is none."""
+        return None if self.upsampler is None else resolve(self.upsampler)
+
+    @property
+    def needs_score(self) -> bool:
+        """Whether the upsampler follows the model, and so needs a scalar of it."""
+        return callable(getattr(self.resolved, "score_map", None))
 
     @property
     def token_grid(self) -> TokenGrid | None:

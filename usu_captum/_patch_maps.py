@@ -42,18 +42,24 @@ def upsample_patches(
     else:
         _check_shape(values, image_of(inputs, options.image_input))
         step = redistribution(options, inputs, inner.forward_func, arguments, "total")
-    fine = _redistribute(values, index, windows, arguments, step)
+    fine = _redistribute(values, index, len(several), windows, arguments, step)
     if not isinstance(result, tuple):
         return fine
     return tuple(fine if i == index else part for i, part in enumerate(several))
 
 
 def _redistribute(
-    values: Tensor, index: int, windows: bool, arguments: dict[str, Any], step: Redistribution
+    values: Tensor,
+    index: int,
+    count: int,
+    windows: bool,
+    arguments: dict[str, Any],
+    step: Redistribution,
 ) -> Tensor:
     if windows:
-        window = _of_input(arguments["sliding_window_shapes"], index)
-        stride = _of_input(arguments.get("strides"), index, len(window))
+        shapes = arguments["sliding_window_shapes"]
+        window = shapes[index] if isinstance(shapes[0], tuple) else shapes
+        stride = _stride(arguments.get("strides"), index, count, len(window))
         cells, share = window_cells(values, window, stride)
         effects = cells.effects * share if step.convention == "total" else cells.effects
         return step(effects.to(values.dtype), cells.grid)
@@ -64,15 +70,15 @@ def _redistribute(
     return step.one_by_one([group.effects for group in groups], [group.grid for group in groups])
 
 
-def _of_input(value: Any, index: int, rank: int = 0) -> tuple[int, ...]:
-    """Return what Captum takes for one input or a tuple of them, as a tuple of integers."""
-    if isinstance(value, tuple) and value and isinstance(value[index % len(value)], tuple):
-        value = value[index]
-    elif isinstance(value, tuple) and rank and len(value) != rank:
-        value = value[index]  # One integer for each input.
-    if value is None:
-        value = 1
-    return (value,) * rank if isinstance(value, int) else tuple(value)
+def _stride(strides: Any, index: int, count: int, rank: int) -> tuple[int, ...]:
+    """Return one of ``count`` inputs' stride, as Captum reads them.
+
+    Of several inputs a tuple holds one stride for each, be there as many as dimensions.
+    """
+    if isinstance(strides, tuple) and (count > 1 or len(strides) == 1):
+        strides = strides[index]
+    strides = 1 if strides is None else strides
+    return (strides,) * rank if isinstance(strides, int) else tuple(strides)
 
 
 def _check_shape(values: Any, image: Tensor) -> None:

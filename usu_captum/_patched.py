@@ -10,13 +10,14 @@ from captum import attr as captum_attr
 from torch import Tensor
 
 from usu_captum._attribute import Attribute, Upsample, extended, unlogged
-from usu_captum._guided import upsample_guided
+from usu_captum._guided import _KEYWORDS, upsample_guided
 from usu_captum._interpolate import interpolate
 from usu_captum._layer_gradients import _SCORED
 from usu_captum._layer_maps import upsample_layers, upsample_spatial_layers
 from usu_captum._models import keeping_gradient_flags
 from usu_captum._options import split_options
 from usu_captum._patch_maps import upsample_patches
+from usu_captum._score import entries
 from usu_captum._upsampled import upsampling_of
 from usu_captum._wrapping import innermost
 from usu_core import AnyUpsampler
@@ -45,7 +46,7 @@ def patched_method(base: type) -> Attribute:
         strict = extended(original, upsample_layers, *more)
         return _gated(original, strict, extended(original, upsample_spatial_layers, *more))
     if base is captum_attr.GuidedGradCam:
-        guided = extended(original, upsample_guided)
+        guided = extended(original, upsample_guided, keywords=_KEYWORDS)
         return _gated(original, guided, guided)
     return _gated(original, extended(original, upsample_patches))
 
@@ -68,6 +69,8 @@ def _gated(original: Any, explicit: Attribute, default: Attribute | None = None)
         with FRAMES.suspended():
             if default is None or frame.upsampler is None or "upsampler" in kwargs:
                 return explicit(*args, **kwargs)
+            if args and isinstance(innermost(args[0]), captum_attr.LayerActivation):
+                kwargs.setdefault("target", _target_for(frame, args, kwargs))
             return default(*args, **kwargs, upsampler=frame.upsampler)
 
     # Captum's classes call each other past the usage log: they must keep getting coarse maps. Where
@@ -77,6 +80,16 @@ def _gated(original: Any, explicit: Attribute, default: Attribute | None = None)
     else:
         del attribute.__wrapped__
     return attribute
+
+
+def _target_for(frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the frame's target for a method that has none, if it fits the batch."""
+    inputs = args[1] if len(args) > 1 else kwargs.get("inputs")
+    image = inputs[0] if isinstance(inputs, tuple) else inputs
+    fits = entries(frame.target) is None or (
+        isinstance(image, Tensor) and entries(frame.target) == len(image)
+    )
+    return frame.target if fits else None
 
 
 def patched_tunnel(tunnel: type) -> Attribute:

@@ -40,12 +40,13 @@ def patch(
         upsampler: A default for layer attributions, noise tunnels around them, and Guided
             Grad-CAM. Results that are no map of an image stay as they are; so do perturbations
             of the input, which give a full-size map already. ``None`` changes nothing until a
-            call passes ``upsampler=``.
+            call passes ``upsampler=``. ``LayerActivation`` has no target: where the score needs
+            one, its maps stay as they are unless ``target`` is given here.
         image: What is being explained, for ``LayerAttribution.interpolate``, which sees neither
             the image nor the model. Maps of another batch size, and sizes other than the image's,
             are interpolated as ever.
         forward_func: The model, likewise.
-        target: The explained output, likewise.
+        target: The explained output, likewise, and for ``LayerActivation``.
         additional_forward_args: As in Captum, likewise.
 
     Raises:

@@ -14,7 +14,7 @@ from usu_captum._attribute import Attribute
 from usu_captum._layout import is_scaled
 from usu_captum._options import Options
 from usu_captum._score import ForwardScore
-from usu_core import GradientScorer, interpolate, resolve
+from usu_core import GradientScorer, interpolate
 from usu_core.scoring import class_scores
 
 
@@ -31,12 +31,15 @@ class SharedPass:
         image: The image, (B, C, *pixels).
 
     Attributes:
-        inputs: A copy of the image that requires a gradient, to be given to Captum.
+        inputs: To be given to Captum: the image, or a copy that requires a gradient if it does not.
     """
 
     def __init__(self, model: nn.Module, layer: nn.Module, image: Tensor) -> None:
         self._model, self._layer = model, layer
-        self.inputs = image.detach().clone().requires_grad_()
+        # A gradient that the caller wants has to reach the very image.
+        self.inputs = image if image.requires_grad else image.detach().clone().requires_grad_()
+        # Captum's result hangs on the graph, unless gradients are off where it is called.
+        self._keeps_graph = torch.is_grad_enabled()
         self._outputs: Any = None
         self._fine: list[Tensor] = []
         self._cells: tuple[int, ...] = ()
@@ -70,7 +73,9 @@ class SharedPass:
         guide = fine[-1] if fine else self.inputs
         with torch.enable_grad():
             values = _select_targets(class_scores(outputs, output), target)
-            (gradient,) = torch.autograd.grad(values.sum(), guide, allow_unused=True)
+            (gradient,) = torch.autograd.grad(
+                values.sum(), guide, allow_unused=True, retain_graph=self._keeps_graph
+            )
         if gradient is None:
             return None
         effect = (gradient * guide).detach().sum(1, keepdim=True).abs().float()
@@ -109,7 +114,7 @@ def shared_pass(
     gradient scorer, and a Captum that lets the graph be kept (0.8 and later). A fill that was
     chosen is of the image, and asks for the gradient there.
     """
-    scorer = getattr(resolve(options.upsampler or "nearest"), "scorer", None)
+    scorer = getattr(options.resolved, "scorer", None)
     if not isinstance(scorer, GradientScorer) or not isinstance(inputs, Tensor):
         return None
     if isinstance(scorer.fill, Tensor) or scorer.fill != GradientScorer.fill:

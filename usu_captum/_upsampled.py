@@ -8,7 +8,7 @@ from captum.log import log_usage
 
 from usu_captum._attribute import Attribute, Upsample, unlogged
 from usu_captum._guided import upsample_guided
-from usu_captum._layer_maps import upsample_layers
+from usu_captum._layer_maps import upsample_layers, without_target
 from usu_captum._models import keeping_gradient_flags
 from usu_captum._options import Options
 from usu_captum._patch_maps import upsample_patches
@@ -40,7 +40,7 @@ class Upsampled(Attribution):
 
     Args:
         attribution_method: Any Captum attribution.
-        upsampler: A name or an object; see :class:`LayerGradCam`.
+        upsampler: A name or an object; ``None`` gives the wrapped method's own result.
         image_input: Which of several ``inputs`` is the image to redistribute over.
         reduce: ``"sum"`` of the channels before, or ``None``.
         expand_to_input: Repeat the map for every channel of the image.
@@ -63,7 +63,7 @@ class Upsampled(Attribution):
     def __init__(
         self,
         attribution_method: Attribution,
-        upsampler: str | AnyUpsampler = "usu",
+        upsampler: str | AnyUpsampler | None = "usu",
         *,
         image_input: int = 0,
         reduce: str | None = "sum",
@@ -113,11 +113,14 @@ class Upsampled(Attribution):
         Returns:
             What the wrapped method returns, with fine maps in place of coarse ones; a delta stays.
         """
-        upsample = upsampling_of(self.attribution_method)
+        method = self.attribution_method
+        if self.options.upsampler is None:
+            return _attribute(method, inputs, **without_target(method, kwargs))
+        upsample = upsampling_of(method)
         if upsample is None:
-            return _attribute(self.attribution_method, inputs, **kwargs)
+            return _attribute(method, inputs, **kwargs)
         with keeping_gradient_flags(inputs):
-            return upsample(self.attribution_method, _attribute, inputs, kwargs, self.options)
+            return upsample(method, _attribute, inputs, kwargs, self.options)
 
     def attribute_future(self) -> None:
         """Not implemented, as for most of Captum."""

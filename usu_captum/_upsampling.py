@@ -9,7 +9,7 @@ from usu_captum._models import evaluating
 from usu_captum._options import Options
 from usu_captum._score import ForwardScore
 from usu_captum._shared_pass import SharedPass, SharedScore
-from usu_core import CellGrid, resolve
+from usu_core import CellGrid
 from usu_core._operands import check_no_cell_is_empty
 from usu_core.scoring import ModelScore
 
@@ -37,7 +37,7 @@ class Redistribution:
         convention: str | None = None,
     ) -> None:
         self._options = options
-        self._upsampler: Any = resolve(options.upsampler or "nearest")
+        self._upsampler: Any = options.resolved
         self._image = None if image is None else image.detach()
         self._score = score
         self._forward_func = forward_func

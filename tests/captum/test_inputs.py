@@ -100,6 +100,47 @@ def test_a_score_needs_one_value_per_example(net: Any) -> None:
         ForwardScore(lambda x: [x]).evaluate(images, torch.arange(2), "logit")
 
 
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        ([1], ValueError, "one entry for each of 2 examples, got 1"),
+        ([1, 2, 3], ValueError, "one entry for each of 2 examples, got 3"),
+        (torch.tensor([1, 2, 3]), ValueError, "one entry for each of 2 examples, got 3"),
+        (4, ValueError, r"target must lie in \[0, 3\], as outputs have shape \(4,\) .* got 4"),
+        (-5, ValueError, r"target must lie in \[0, 3\]"),
+        (torch.tensor(4), ValueError, r"target must lie in \[0, 3\]"),
+        ([0, 4], ValueError, r"target must lie in \[0, 3\]"),
+        ([0, -1], ValueError, r"target must lie in \[0, 3\]"),
+        ((1, 2), ValueError, r"fit outputs of shape \(4,\) .* got \(1, 2\)"),
+        ([(1,), (4,)], ValueError, r"target must lie in \[0, 3\]"),
+        ("cat", TypeError, "target must be an integer, .* got str"),
+        (["cat", "dog"], TypeError, "target must hold integers, got 'cat'"),
+        (None, ValueError, r"got None for outputs of shape \(4,\) for each example"),
+    ],
+)
+def test_targets_that_do_not_fit(
+    target: Any, error: type[Exception], message: str, net: Any
+) -> None:
+    images = torch.rand(2, 3, 16, 12)
+    with pytest.raises(error, match=message):
+        LayerActivation(net, net.relu2).attribute(images, target=target, upsampler="usu")
+
+
+def test_targets_of_other_outputs() -> None:
+    images, both = torch.arange(24.0).view(2, 3, 2, 2), torch.tensor([0, 1])
+    score = ForwardScore(lambda x: x, -1)
+    with pytest.raises(ValueError, match="target must select one value per example, got -1"):
+        score.evaluate(images, both, "logit")
+    with pytest.raises(ValueError, match="Try a tuple with an index for each of 3 dimensions"):
+        ForwardScore(lambda x: x, [0, 1]).evaluate(images, both, "logit")
+    with pytest.raises(ValueError, match="Try target=None"):
+        ForwardScore(lambda x: x.sum((1, 2, 3)), 0).evaluate(images, both, "logit")
+    found = ForwardScore(lambda x: x, [(0, 0, 1), (2, -1, -1)]).evaluate(images, both, "logit")
+    assert found.tolist() == [1.0, 23.0]
+    last = ForwardScore(lambda x: x.flatten(1), -1).evaluate(images, both, "logit")
+    assert last.tolist() == [11.0, 23.0]
+
+
 def test_any_forward_function(net: Any, guided: Any) -> None:
     images = torch.rand(1, 3, 16, 12)
     expected = fine_map(LayerGradCam(net, net.relu2), images, guided)
@@ -290,8 +331,10 @@ def test_interpolate_redistributes(net: Any, guided: Any) -> None:
     torch.testing.assert_close(torch.nn.functional.avg_pool2d(conserving, 2), coarse)
     with pytest.raises(ValueError, match="image must be given"):
         interpolate(coarse, (16, 12), "usu")
-    with pytest.raises(ValueError, match="score must be given"):
+    with pytest.raises(ValueError, match="forward_func must be given"):
         interpolate(coarse, (16, 12), "usu", image=images)
+    with pytest.raises(ValueError, match=r"image must hold the 2 examples of .* got 3"):
+        interpolate(coarse, (16, 12), "usu", image=torch.rand(3, 3, 16, 12), forward_func=net)
     with pytest.raises(ValueError, match="interpolate_dims must be the image's size"):
         interpolate(coarse, (32, 24), "usu", image=images, forward_func=net, target=1)
     with pytest.raises(ValueError, match="upsampler must be one of"):

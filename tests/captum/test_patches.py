@@ -186,3 +186,32 @@ def test_a_layer_mask_divides_its_effect(net: Any) -> None:
     )  # fmt: skip
     sums = torch.nn.functional.avg_pool2d(fine, 4) * 16
     torch.testing.assert_close(sums, coarse[:, :1, ::2, ::2], atol=1e-6, rtol=1e-4)
+
+
+def test_a_tuple_of_strides_is_one_for_each_of_several_inputs(guided: Any) -> None:
+    """As many inputs as dimensions: Captum reads an integer for each input all the same."""
+    images, others = torch.rand(1, 2, 8, 8), (torch.rand(1, 2, 8, 8), torch.rand(1, 2, 8, 8))
+    method = Occlusion(lambda a, b, c: (a + 2 * b + 3 * c).sum((1, 2, 3)))
+    windows = ((2, 4, 4), (2, 4, 4), (2, 4, 4))
+    for index in range(3):
+        inputs = (*others[:index], images, *others[index:])
+        short, long = (
+            method.attribute(inputs, windows, strides, upsampler=guided, image_input=index)
+            for strides in ((2, 4, 4), ((2, 2, 2), (4, 4, 4), (4, 4, 4)))
+        )
+        for left, right in zip(short, long, strict=True):
+            assert torch.equal(left, right)
+    # Of one input, in a tuple or not, it is that input's.
+    one, window = Occlusion(lambda x: x.sum((1, 2, 3))), (2, 4, 4)
+    (alone,) = one.attribute((images,), window, window, upsampler=guided)
+    assert torch.equal(alone, one.attribute(images, window, window, upsampler=guided))
+
+
+def test_labels_of_a_layer_mask_may_be_any_integers(net: Any, guided: Any) -> None:
+    images = torch.rand(1, 3, 16, 12)
+    dense = torch.arange(48).view(1, 1, 8, 6) // 12
+    labels = torch.tensor([-2, 2**62, 0, -(2**62)])[dense]
+    method = METHODS["LayerFeatureAblation"](net, net.relu2)
+    expected = method.attribute(images, target=1, layer_mask=dense, upsampler=guided)
+    found = method.attribute(images, target=1, layer_mask=labels, upsampler=guided)
+    torch.testing.assert_close(found, expected)

@@ -85,8 +85,38 @@ def test_a_default_leaves_sentences_alone() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Flatten())
     method = captum_attr.LayerActivation(model, model[1])
     words = torch.rand(2, 4, 6)
-    with patched("nearest"):
-        assert method.attribute(words).shape == (2, 4, 6)
+    for target in (None, 1):
+        with patched("nearest", target=target):
+            assert method.attribute(words).shape == (2, 4, 6)
+
+
+def test_a_default_that_needs_a_score_leaves_activations_without_a_target(net: Any) -> None:
+    images = torch.rand(2, 3, 16, 12)
+    method = captum_attr.LayerActivation(net, net.relu2)
+    plain = method.attribute(images)
+    ours = usu_captum.LayerActivation(net, net.relu2)
+    fine = ours.attribute(images, target=[1, 3], upsampler="usu")
+    with patched("usu"):
+        assert torch.equal(method.attribute(images), plain)
+        assert torch.equal(NoiseTunnel(method).attribute(images, nt_samples=2, stdevs=0.0), plain)
+        assert torch.equal(method.attribute(images, target=[1, 3]), fine)
+    with patched("usu", target=[1, 3]):
+        assert torch.equal(method.attribute(images), fine)
+        tunnel = NoiseTunnel(method).attribute(images, nt_samples=2, stdevs=0.0)
+        assert tunnel.shape == fine.shape
+        # Targets of another batch are none of this one's.
+        torch.testing.assert_close(method.attribute(images[:1]), plain[:1])
+    with patched("bilinear"):
+        assert method.attribute(images).shape == fine.shape
+
+
+def test_guided_grad_cam_takes_the_same_keywords(net: Any) -> None:
+    images = torch.rand(2, 3, 16, 12)
+    with patched():
+        for cls in (captum_attr.GuidedGradCam, usu_captum.GuidedGradCam):
+            for options in ({"reduce": None}, {"expand_to_input": True}, {"image_input": 0}):
+                with pytest.raises(TypeError, match=next(iter(options))):
+                    cls(net, net.relu2).attribute(images, target=1, upsampler="usu", **options)
 
 
 def test_without_a_patch_captum_refuses(call: Any) -> None:

@@ -99,6 +99,22 @@ def test_training_mode_is_scored_in_a_pass_of_its_own(model: Counted, images: Te
     assert model.training
 
 
+@pytest.mark.parametrize("of_the_image", [False, True])
+def test_the_graph_is_captums(model: Counted, images: Tensor, of_the_image: bool) -> None:
+    """Each cell keeps its mean, so the means have the gradients of the coarse map."""
+    images.requires_grad_(of_the_image)
+    sources = [*model.fine.parameters(), *model.coarse.parameters()] + [images] * of_the_image
+    plain = captum.attr.LayerGradCam(model, model.coarse).attribute(images, target=1)
+    expected = torch.autograd.grad(plain.sum(), sources)
+    model.passes = 0
+    fine = LayerGradCam(model, model.coarse).attribute(images, target=1, upsampler="usu-fast")
+    found = torch.autograd.grad(CellGrid.even((4, 4), (32, 32)).mean(fine).sum(), sources)
+    assert model.passes == 1
+    for gradient, wanted in zip(found, expected, strict=True):
+        assert bool(wanted.any())
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
+
+
 def test_nothing_is_left_behind(model: Counted, images: Tensor) -> None:
     images.requires_grad_(False)
     method = LayerGradCam(model, model.coarse)

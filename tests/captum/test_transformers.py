@@ -303,3 +303,14 @@ def test_convolutions_without_padding_lose_borders_and_are_maps_all_the_same() -
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for size in ((32, 32), (32, 48)):
         assert default_layer(model, torch.rand(2, 1, *size))[0] == "9"
+
+
+def test_zeros_have_the_channels_of_the_first_convolution() -> None:
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert default_layer(grey)[0] == "0"
+    narrow = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    with pytest.raises(ValueError, match=r"inputs must be given, since Sequential .* 1, 224, 224"):
+        default_layer(narrow)
+    assert default_layer(narrow, torch.zeros(1, 1, 28, 28))[0] == "0"
+    with pytest.raises(TypeError, match="model must be a module, got function"):
+        default_layer(lambda images: narrow(images))

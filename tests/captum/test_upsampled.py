@@ -176,3 +176,13 @@ def test_attributing_to_a_layers_input_takes_its_grid(net: Any, guided: Any) -> 
     )
     cells = torch.nn.functional.avg_pool2d(fine, 2)
     torch.testing.assert_close(cells, coarse, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LayerGradCam", "LayerActivation", "FeatureAblation"])
+def test_no_upsampler_is_captums_result(name: str, case: Any) -> None:
+    it = case(name)
+    plain = it.captum.attribute(it.images, **it.arguments)
+    target = {"target": 1} if name == "LayerActivation" else {}
+    assert torch.equal(
+        Upsampled(it.captum, None).attribute(it.images, **it.arguments, **target), plain
+    )

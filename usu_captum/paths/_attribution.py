@@ -10,9 +10,10 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from usu_captum._image_space import ImageSpace, named_baseline
+from usu_captum._image_space import BASELINES, ImageSpace, named_baseline
 from usu_captum.paths._engine import Points
 from usu_captum.paths._objective import Objective, Transform, check_objective
+from usu_core._checks import check_choice
 
 Baselines = str | float | Tensor | tuple[str | float | Tensor, ...] | None
 """A name, a number or a tensor, for all inputs or one for each; ``None`` is zero."""
@@ -111,9 +112,10 @@ class PathAttribution(GradientAttribution):
         """Check the arguments of a call.
 
         Raises:
-            TypeError: If inputs are no tensors of floating-point values.
-            ValueError: If inputs or baselines are not finite, inputs are empty, or a baseline does
-                not fit.
+            TypeError: If inputs are no tensors of floating-point values, or the target is of a kind
+                that Captum does not take.
+            ValueError: If inputs or baselines are not finite, inputs are empty, or a baseline or
+                the target does not fit.
         """
         several = inputs if isinstance(inputs, tuple) else (inputs,)
         if not several:
@@ -174,19 +176,20 @@ class PathAttribution(GradientAttribution):
         )
         return sum(a.flatten(1).sum(1) for a in attributions) - change
 
-    def _baselines(self, inputs: Points, baselines: Baselines) -> Points:
+    def _baselines(self, inputs: Points, baselines: Baselines, name: str = "baselines") -> Points:
         each = baselines if isinstance(baselines, tuple) else (baselines,) * len(inputs)
         if len(each) != len(inputs):
             raise ValueError(
-                f"baselines must be one for each of {len(inputs)} inputs, got {len(each)}."
+                f"{name} must be one for each of {len(inputs)} inputs, got {len(each)}."
             )
-        starts = tuple(self._baseline(*pair) for pair in zip(inputs, each, strict=True))
+        starts = tuple(self._baseline(*pair, name) for pair in zip(inputs, each, strict=True))
         if not all(bool(start.isfinite().all()) for start in starts):
-            raise ValueError("baselines must be finite, got NaN or infinity.")
+            raise ValueError(f"{name} must be finite, got NaN or infinity.")
         return starts
 
-    def _baseline(self, value: Tensor, baseline: str | float | Tensor | None) -> Tensor:
+    def _baseline(self, value: Tensor, baseline: str | float | Tensor | None, name: str) -> Tensor:
         if isinstance(baseline, str):
+            check_choice(name, baseline, BASELINES)
             return named_baseline(value, baseline, self.space)
         if isinstance(baseline, Tensor):
             if baseline.dim() == value.dim() and baseline.shape[1:] == value.shape[1:]:
@@ -195,12 +198,12 @@ class PathAttribution(GradientAttribution):
             elif baseline.dim() == 0:
                 return baseline.detach().to(value).expand_as(value)
             raise ValueError(
-                f"baselines must have the shape of the inputs, {tuple(value.shape)}, or 1 in "
-                f"place of the first dimension, got {tuple(baseline.shape)}."
+                f"{name} must have the shape of the inputs, {tuple(value.shape)}, or 1 in place "
+                f"of the first dimension, got {tuple(baseline.shape)}. Try "
+                f"shape {(1, *value.shape[1:])} or a name, which fit any number of inputs."
             )
         if baseline is not None and not isinstance(baseline, int | float):
             raise TypeError(
-                "baselines must be a name, a number, a tensor or None, got "
-                f"{type(baseline).__name__}."
+                f"{name} must be a name, a number, a tensor or None, got {type(baseline).__name__}."
             )
         return torch.full_like(value, 0.0 if baseline is None else baseline)

@@ -7,7 +7,7 @@ import torch
 from captum._utils.common import _run_forward
 from torch import Tensor
 
-from usu_captum._score import argument_tuple, follow, select, tensor_target
+from usu_captum._score import Target, argument_tuple, follow
 from usu_core._precision import wide
 
 OBJECTIVES = ("logit", "log-probability", "probability")
@@ -26,6 +26,10 @@ class Objective:
         objective: ``"logit"`` (the outputs as they are), ``"log-probability"``,
             ``"probability"`` (softmax over dimension 1), or a function of the outputs.
         examples: The size of the batch.
+
+    Raises:
+        TypeError: If the target is of no kind that Captum takes.
+        ValueError: If it has not one entry per example.
     """
 
     def __init__(
@@ -37,7 +41,7 @@ class Objective:
         examples: int,
     ) -> None:
         self._forward = forward_func
-        self._target = tensor_target(target)
+        self._target = Target(target, examples)
         self._args = argument_tuple(additional_forward_args)
         self._objective = check_objective(objective)
         self._examples = examples
@@ -59,7 +63,7 @@ class Objective:
                 f"forward_func must return a tensor, got {type(outputs).__name__}. "
                 "Try a wrapper that selects the tensor."
             )
-        return select(self._transformed(outputs), self._target, example)
+        return self._target.select(self._transformed(outputs), example)
 
     def values(self, points: tuple[Tensor, ...], example: Tensor, chunk: int) -> Tensor:
         """Evaluate without gradients, at most ``chunk`` rows at a time."""

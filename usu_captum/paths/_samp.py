@@ -114,7 +114,8 @@ class SAMP(PathAttribution):
             additional_forward_args: As in Captum.
             insertion_baselines: Where insertion starts, as ``baselines``. ``None`` is the paper's
                 blur: a Gaussian of deviation 5, in a window of 31 pixels or, on images of less
-                than 64 a side, of 11. Its border is reflected, not padded by zeros.
+                than 64 a side, of 11. Its border is reflected, not padded by zeros. A noise tunnel
+                repeats the inputs but not this: there, a name or a tensor (1, ...).
             directions: ``"both"``, ``"deletion"`` or ``"insertion"``.
             combine: ``"sum"``, or ``"norm"`` to bring each direction's map of pixels to 0 to 1
                 before they are added. The result is then a ranking, and no mass.
@@ -261,8 +262,8 @@ class SAMP(PathAttribution):
         if directions != "insertion":
             others["deletion"] = problem.baselines[0]
         if directions != "deletion":
-            given = insertion_baselines
+            given, name = insertion_baselines, "insertion_baselines"
             others["insertion"] = (
-                paper_blur(images) if given is None else self._baselines((images,), given)[0]
+                paper_blur(images) if given is None else self._baselines((images,), given, name)[0]
             )
         return images, others

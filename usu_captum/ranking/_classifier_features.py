@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from usu_captum._layout import lay_out, needs_layout, token_grid
-from usu_captum._models import evaluating
+from usu_captum._models import evaluating, in_its_dtype
 from usu_captum._options import Options
 from usu_core._tokens import TokenGrid
 
@@ -44,7 +44,8 @@ class ClassifierEncoder(nn.Module):
         ValueError: If a layer does not exist, or is not run, or gives no map, or has no gradient.
 
     Cost:
-        One forward pass of the classifier, in float32 with gradients, and then a backward pass.
+        One forward pass of the classifier, in its weights' dtype and without autocast if there are
+        gradients, and then a backward pass.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -94,7 +95,7 @@ class ClassifierEncoder(nn.Module):
                 )
             return self._products(images, targets)
         with self._captured() as found, torch.no_grad():
-            self.classifier(images)
+            self.classifier(in_its_dtype(self.classifier, images))
         return self._maps(found, images)
 
     def _products(self, images: Tensor, targets: Tensor) -> list[Tensor]:
@@ -102,16 +103,17 @@ class ClassifierEncoder(nn.Module):
         # half precision would round small gradients away.
         exact = torch.autocast(images.device.type, enabled=False)
         with torch.inference_mode(False), torch.enable_grad(), exact:
-            inputs = images.detach().float().clone().requires_grad_()
+            inputs = in_its_dtype(self.classifier, images.detach().float()).clone()
+            inputs.requires_grad_()
             with self._captured() as found:
                 logits = self.classifier(inputs)
-            features = [inputs, *self._maps(found, inputs)]
+            features = [inputs.float(), *self._maps(found, inputs)]
             chosen = logits.gather(1, targets.to(logits.device).clone()[:, None]).sum()
             outputs = [found[name] for name in self.layers]
             slopes = _gradients(chosen - logits.mean(1).sum(), [inputs, *outputs])
         laid_out = self._maps(dict(zip(self.layers, slopes[1:], strict=True)), inputs)
         stages = []
-        for stage, gradient in zip(features, [slopes[0], *laid_out], strict=True):
+        for stage, gradient in zip(features, [slopes[0].float(), *laid_out], strict=True):
             stages.append(torch.cat([stage.detach(), stage.detach() * gradient], 1))
         height, width = stages[1].shape[2:]
         stages[0] = functional.adaptive_avg_pool2d(stages[0], (height, width))

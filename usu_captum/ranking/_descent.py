@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from usu_captum._models import evaluating
 from usu_core._checks import check_choice
 
 SCALES = ("element", "example")
@@ -69,7 +70,8 @@ def undisturbed(forward_func: Callable[..., Any], device: torch.device) -> Itera
     """Put a module in evaluation mode; afterwards restore it and the random state.
 
     Args:
-        forward_func: A module, a method of one, or any function, which is left alone.
+        forward_func: A module, or what is known to run one (see ``modules_of``). Any other
+            function is left alone.
         device: Whose random state is kept, beside the CPU's.
 
     Example:
@@ -80,14 +82,8 @@ def undisturbed(forward_func: Callable[..., Any], device: torch.device) -> Itera
         >>> layer.training
         True
     """
-    owner = getattr(forward_func, "__self__", forward_func)
-    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
-    modes = [module.training for module in modules]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        try:
-            for module in modules:
-                module.training = False
-            yield
-        finally:
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        evaluating(forward_func),
+    ):
+        yield

@@ -9,12 +9,12 @@ from captum.log import log_usage
 from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
-from usu_captum._models import evaluating
+from usu_captum._models import evaluating, in_its_dtype
 from usu_captum.ranking._network import Encoded, RankingNetwork
 from usu_captum.ranking._objective import RankingObjective
 from usu_captum.ranking._refine import GRIDS, NAMES, refine, refine_with
 from usu_captum.ranking._refine_inputs import as_targets, stack_references
-from usu_core._checks import check_choice, check_count, check_float_tensor
+from usu_core._checks import check_choice, check_count, check_finite, check_float_tensor
 
 REFINE = ("pixels", "decoder")
 RATES = {"pixels": 0.1, "decoder": 1e-4}
@@ -95,7 +95,8 @@ class RankingExplainer(Attribution):
         """Rank the pixels of images.
 
         Args:
-            inputs: (B, C, H, W) of the shape the network was made for, or a tuple of one.
+            inputs: (B, C, H, W) of the shape the network was made for, or a tuple of one; they are
+                brought into the classifier's dtype.
             target: The class to explain: an integer, or a list or tensor with one per image.
             additional_forward_args: Passed on to the classifier in refinement.
             refinement_steps: Gradient steps on each image's own deletion and insertion; the best
@@ -112,7 +113,8 @@ class RankingExplainer(Attribution):
 
         Raises:
             TypeError: If inputs or target are of another type.
-            ValueError: If they have another shape, or the target is missing or no class.
+            ValueError: If they have another shape or are not finite, or the target is missing or no
+                class.
 
         Cost:
             One pass of the network. Each refinement step adds the passes of :func:`refine`.
@@ -122,7 +124,8 @@ class RankingExplainer(Attribution):
         targets = self._targets(target, images)
         check_count("refinement_steps", refinement_steps, 0)
         check_choice("refine", refine, REFINE)
-        images = images.detach()
+        check_finite("inputs", images)
+        images = in_its_dtype(self.forward_func, images.detach())
         options: dict[str, Any] = {
             "n_steps": refinement_steps,
             "objective": objective,
@@ -137,7 +140,10 @@ class RankingExplainer(Attribution):
             elif refine == "pixels":
                 maps = self._refine_pixels(images, targets, references, options)
             else:
-                maps = self._refine_decoder(images, targets, references, options)
+                # Copies of tensors made in inference mode can be differentiated outside it.
+                with torch.inference_mode(False):
+                    own = images.clone(), targets.clone()
+                    maps = self._refine_decoder(*own, references, options)
         return (maps,) if as_tuple else maps
 
     def attribute_future(self) -> None:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
+from usu_captum._models import in_its_dtype
 from usu_captum._score import ForwardScore
+from usu_captum.ranking._checks import check_images
 from usu_captum.ranking._classes import logits_of
 from usu_captum.ranking._images import ImageSource, UnreadableImageError
 from usu_captum.ranking._network import RankingNetwork
@@ -73,6 +75,9 @@ def judge_source(
     Returns:
         (3,): the sums of deletion and insertion and the number of images, float64; and what could
         not be read.
+
+    Raises:
+        ValueError: If images are of another shape than the network's.
     """
     total = torch.zeros(3, dtype=torch.float64)
     unreadable: list[str] = []
@@ -87,7 +92,8 @@ def judge_source(
                     raise
                 unreadable.append(str(error))
         if images:
-            batch = torch.stack(images).to(device)
+            batch = in_its_dtype(classifier, torch.stack(images).to(device))
+            check_images("held_out", batch, network.config.input_shape)
             values = judge(network, classifier, batch, references=references, space=space)
             total[:2] += values.double().sum(0).cpu()
             total[2] += len(images)

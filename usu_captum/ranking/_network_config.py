@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from usu_captum.ranking._checks import frozen
 from usu_captum.ranking._conditioning import CONDITIONINGS
 from usu_captum.ranking._decoder import NORMS, READOUTS
 from usu_core._checks import check_choice, check_count
@@ -37,7 +38,7 @@ class NetworkConfig:
         dropout: Share of channels dropped in front of the last layers, in training.
 
     Raises:
-        TypeError: If a count is no integer.
+        TypeError: If a count is no integer, or ``input_shape`` or ``layers`` no sequence.
         ValueError: If anything is out of range or unknown.
 
     Example:
@@ -65,8 +66,8 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Freeze sequences into tuples and check everything."""
-        object.__setattr__(self, "input_shape", tuple(self.input_shape))
-        object.__setattr__(self, "layers", tuple(self.layers))
+        for name, example in (("input_shape", "(3, 224, 224)"), ("layers", "('layer4',)")):
+            object.__setattr__(self, name, frozen(name, getattr(self, name), example))
         if len(self.input_shape) != 3:
             raise ValueError(f"input_shape must be (C, H, W), got {self.input_shape}.")
         for side in self.input_shape:
@@ -81,7 +82,7 @@ class NetworkConfig:
         check_choice("norm", self.norm, NORMS)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
-        if self.encoder != CLASSIFIER and not self.encoder.startswith("timm:"):
+        if self.encoder != CLASSIFIER and not str(self.encoder).startswith("timm:"):
             raise ValueError(f'encoder must be "classifier" or "timm:NAME", got {self.encoder!r}.')
         if self.encoder == CLASSIFIER and self.trainable:
             raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import usu_core
 from usu_captum._digest import weights_digest
-from usu_captum._models import evaluating, modules_of
+from usu_captum._models import evaluating, in_its_dtype, modules_of
 from usu_captum.ranking._checkpoint import FORMAT, load_checkpoint, save_checkpoint, write_text
 from usu_captum.ranking._classifier_features import ClassifierEncoder
 from usu_captum.ranking._network import RankingNetwork, build_network
@@ -152,7 +152,7 @@ def check_classifier(classifier: Any, config: NetworkConfig) -> None:
     zeros = torch.zeros(1, *config.input_shape, device=weight.device)
     try:
         with evaluating(classifier), torch.no_grad():
-            output = classifier(zeros)
+            output = classifier(in_its_dtype(classifier, zeros))
     # timm asserts; others fail inside torch.
     except (AssertionError, RuntimeError) as error:
         raise ValueError(

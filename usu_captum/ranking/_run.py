@@ -9,7 +9,8 @@ from torch import nn
 from tqdm import tqdm
 
 from usu_captum._image_space import ImageSpace
-from usu_captum._models import evaluating
+from usu_captum._models import evaluating, in_its_dtype
+from usu_captum.ranking._checks import check_images
 from usu_captum.ranking._classes import check_differentiable, choose_classes, logits_of
 from usu_captum.ranking._curves import Curves
 from usu_captum.ranking._images import ImageSource
@@ -69,7 +70,9 @@ class Run:
             weights, lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.identity = identify_run(
+            self.classifier,
             network,
+            self.space,
             config.record(),
             {
                 "training": self.data.fingerprint(),
@@ -104,8 +107,11 @@ class Run:
         )
         with bar:
             for batch in batches:
+                images = in_its_dtype(self.classifier, batch.images.to(self.device))
+                batch = batch._replace(images=images)
                 if self.state.step == order.start:
-                    check_differentiable(self.classifier, batch.images.to(self.device))
+                    check_images("data", images, network.config.input_shape)
+                    check_differentiable(self.classifier, images)
                 row = self._step(model, prepared, batch)
                 self.state.step += 1
                 bar.update()
@@ -124,7 +130,7 @@ class Run:
         torch.manual_seed(int(mine.integers(2**62)))  # dropout's
         self.state.note_unreadable(batch.unreadable)
 
-        images = batch.images.to(self.device)
+        images = batch.images
         model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             explained = choose_classes(

@@ -1,13 +1,16 @@
 """The state of a run: everything it needs to go on as if it had never stopped."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from usu_captum._digest import weights_digest
+from usu_captum._image_space import ImageSpace
+from usu_captum._models import modules_of
 from usu_captum.ranking._checkpoint import load_checkpoint, save_checkpoint
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._network_files import network_facts, network_state, restore_network
@@ -74,15 +77,18 @@ def resume_run(
     A folder without a run gives a new one.
 
     Raises:
-        ValueError: If the run there is another: of other data, settings, classes or architecture.
+        ValueError: If the run there is another: of other data, settings, classes or architecture,
+            or of another classifier or space.
     """
     path = folder / STATE
     if not path.exists():
         return RunState()
     tensors, facts = load_checkpoint(path)
+    # Older checkpoints know neither the classifier nor the space.
+    known = {name: value for name, value in identity.items() if name in facts}
     differing = [
         f"{name} {before!r}, now {after!r}"
-        for name, before, after in _differences("", _identity(facts, identity), identity)
+        for name, before, after in _differences("", {name: facts[name] for name in known}, known)
     ]
     if differing:
         raise ValueError(
@@ -107,10 +113,26 @@ def resume_run(
 
 
 def identify_run(
-    network: RankingNetwork, settings: Mapping[str, Any], data: Mapping[str, Any], processes: int
+    classifier: Any,
+    network: RankingNetwork,
+    space: ImageSpace | None,
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    processes: int,
 ) -> dict[str, Any]:
-    """Return what must be the same for a run to go on, and the versions, which may change."""
-    return {**network_facts(network), "training": settings, "data": data, "processes": processes}
+    """Return what must be the same for a run to go on, and the versions, which may change.
+
+    A classifier whose module a function hides cannot be told from another.
+    """
+    modules = modules_of(classifier)
+    return {
+        **network_facts(network),
+        "classifier": weights_digest(modules[0]) if modules else None,
+        "space": None if space is None else asdict(space),
+        "training": settings,
+        "data": data,
+        "processes": processes,
+    }
 
 
 def stop_unless_finite(what: str, value: Tensor, step: int, folder: Path) -> None:
@@ -118,15 +140,11 @@ def stop_unless_finite(what: str, value: Tensor, step: int, folder: Path) -> Non
     if bool(torch.isfinite(value).all()):
         return
     path = folder / STATE
-    kept = f"The last checkpoint is in {str(path)!r}." if path.exists() else ""
+    kept = f" The last checkpoint is in {str(path)!r}." if path.exists() else ""
     raise FloatingPointError(
-        f"the {what} is not finite at step {step}. {kept} Try a lower learning_rate or "
+        f"the {what} is not finite at step {step}.{kept} Try a lower learning_rate or "
         "precision='no', in another folder."
     )
-
-
-def _identity(facts: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: facts.get(name) for name in like}
 
 
 def _differences(name: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:

@@ -126,7 +126,9 @@ def check_fractions(fractions: Tensor) -> list[float]:
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raise ``ValueError`` if a number is below 0 or not a number."""
+    """Raise unless ``value`` is a number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
     if not value >= 0:
         raise ValueError(f"{name} must be at least 0, got {value}.")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum._layout import lay_out, token_grid
-from usu_captum._models import evaluating
+from usu_captum._models import evaluating, in_its_dtype
 from usu_captum._options import Options
 
 
@@ -59,7 +59,7 @@ def default_stages(
     try:
         handles += [module.register_forward_hook(record) for module in names]
         with evaluating(classifier), torch.no_grad():
-            classifier(images)
+            classifier(in_its_dtype(classifier, images))
     finally:
         for handle in handles:
             handle.remove()

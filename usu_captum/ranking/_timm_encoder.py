@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from usu_captum._models import in_its_dtype
+
 
 class TimmEncoder(nn.Module):
     """Stages of a timm model, frozen unless asked otherwise.
@@ -20,8 +22,6 @@ class TimmEncoder(nn.Module):
         count: How many stages: the last ones of a hierarchy, or the blocks that end the quarters
             of a plain transformer.
         trainable: Train it with the decoder.
-        mean: Per channel, what the images were normalised by, in raw units.
-        std: Likewise.
 
     Raises:
         ValueError: If timm has no such model, it gives no intermediate maps, or the file does not
@@ -94,7 +94,7 @@ class TimmEncoder(nn.Module):
         model: Any = self.model
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             stages: list[Tensor] = model.forward_intermediates(
-                images,
+                in_its_dtype(model, images),
                 indices=self.indices,
                 norm=True,
                 output_fmt="NCHW",

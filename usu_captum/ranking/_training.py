@@ -12,6 +12,7 @@ import torch
 from usu_captum._image_space import ImageSpace
 from usu_captum._models import evaluating, modules_of
 from usu_captum.ranking._checkpoint import load_checkpoint
+from usu_captum.ranking._checks import check_source
 from usu_captum.ranking._images import ImageSource
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._network_files import check_classifier, restore_network
@@ -76,8 +77,9 @@ def train_explainer(
         The network and what is known about it.
 
     Raises:
-        ValueError: If the classifier has no gradient or another class count or image size, or
-            ``out_dir`` holds another run.
+        TypeError: If ``data`` or ``held_out`` does not know its fingerprint.
+        ValueError: If the classifier has no gradient or another class count or image size, images
+            are of another size, or ``out_dir`` holds another run.
         FloatingPointError: If the loss or its gradient is not finite; the last checkpoint stays.
 
     Cost:
@@ -96,6 +98,9 @@ def train_explainer(
         ...     train_explainer(net, network, images, config, folder, progress=False).steps
         2
     """
+    check_source("data", data)
+    if held_out is not None:
+        check_source("held_out", held_out)
     check_classifier(classifier, network.config)
     folder = Path(out_dir)
     run = Run(classifier, network, data, config, folder, space, held_out, progress)
@@ -134,6 +139,7 @@ def _borrowed(classifier: Any, network: RankingNetwork, device: torch.device) ->
             parameter.requires_grad_(flag)
         for part in (*roots, network):
             part.to(before)
+        network.zero_grad()
 
 
 @contextmanager

@@ -5,9 +5,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from usu_captum.ranking._checks import check_share, frozen
 from usu_captum.ranking._objective import RankingObjective
 from usu_captum.ranking._references import REFERENCES
 from usu_captum.ranking._sinkhorn import GumbelSinkhorn
+from usu_captum.ranking._sorter import check_not_negative
 from usu_captum.ranking._transport import RankTransport
 from usu_core._checks import check_choice, check_count, check_positive
 
@@ -47,7 +49,7 @@ class TrainingConfig:
         strict: Stop at the first unreadable image.
 
     Raises:
-        TypeError: If a count is no integer.
+        TypeError: If a count is no integer, or anything else of the wrong kind.
         ValueError: If anything is out of range or unknown.
 
     Example:
@@ -87,21 +89,20 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Freeze sequences into tuples and check everything."""
-        for name in ("temperatures", "grids", "references"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, example in (
+            ("temperatures", "(1.0, 0.3)"), ("grids", "(14,)"), ("references", "('blur',)")
+        ):  # fmt: skip
+            object.__setattr__(self, name, frozen(name, getattr(self, name), example))
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
             check_count(name, getattr(self, name))
         for name in ("evaluate_every", "patience", "workers", "seed"):
             check_count(name, getattr(self, name), 0)
         for name in ("learning_rate", "clip"):
             check_positive(name, getattr(self, name))
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}.")
-        if not self.noise_scale >= 0:
-            raise ValueError(f"noise_scale must be at least 0, got {self.noise_scale}.")
+        for name in ("weight_decay", "noise_scale"):
+            check_not_negative(name, getattr(self, name))
         for name in ("warm_up", "rivals"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+            check_share(name, getattr(self, name))
         if len(self.temperatures) != 2:
             raise ValueError(f"temperatures must be a first and a last, got {self.temperatures}.")
         for value in self.temperatures:
@@ -112,6 +113,10 @@ class TrainingConfig:
             raise ValueError("references must name at least one reference, got none.")
         for reference in self.references:
             check_choice("references", reference, REFERENCES)
+        if not isinstance(self.objective, RankingObjective):
+            raise TypeError(
+                f"objective must be a RankingObjective, got {type(self.objective).__name__}."
+            )
         check_choice("targets", self.targets, TARGETS)
         check_choice("precision", self.precision, PRECISIONS)
 

@@ -247,6 +247,12 @@ def test_model_is_checked(cls: Any, run: Run, build: Run, smooth: Any) -> None:
         run(cls, lambda x: smooth(x).detach())
     with pytest.raises(ValueError, match=r"target must select one value per example, got None"):
         run(cls, target=None)
+    for wrong in ([1], [1, 2, 3, 0], torch.tensor([1, 2, 3, 0])):
+        with pytest.raises(ValueError, match="target must have one entry for each of 3 examples"):
+            run(cls, target=wrong)
+    for wrong in (4, [0, 1, 4]):
+        with pytest.raises(ValueError, match=r"target must lie in \[0, 3\]"):
+            run(cls, target=wrong)
     with pytest.raises(TypeError, match="forward_func must return a tensor, got tuple"):
         run(cls, lambda x: (smooth(x),))
     with pytest.raises(ValueError, match="NaN or infinity at step 0"):

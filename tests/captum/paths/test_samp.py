@@ -399,6 +399,12 @@ def test_noise_tunnel_and_a_tuple_of_one(net: nn.Module) -> None:
     tunnel = NoiseTunnel(SAMPPlusPlus(net))
     smooth = tunnel.attribute(images, nt_samples=2, stdevs=0.1, target=torch.tensor([1, 3]))
     assert smooth.shape == images.shape
+    tunnel = NoiseTunnel(SAMP(net))
+    arguments = {"nt_samples": 2, "target": 1}
+    with pytest.raises(ValueError, match=r"insertion_baselines must have .* Try shape \(1, "):
+        tunnel.attribute(images, **arguments, insertion_baselines=torch.zeros_like(images))
+    for fits in (torch.zeros_like(images[:1]), "blur"):
+        assert tunnel.attribute(images, **arguments, insertion_baselines=fits).shape == images.shape
     (alone,) = SAMP(net).attribute((images,), target=1)
     assert torch.equal(alone, SAMP(net).attribute(images, target=1))
 
@@ -423,8 +429,20 @@ def test_noise_tunnel_and_a_tuple_of_one(net: nn.Module) -> None:
             "a ranking, which has no completeness gap",
         ),
         ({}, {"baselines": float("nan")}, ValueError, "baselines must be finite"),
-        ({}, {"insertion_baselines": float("nan")}, ValueError, "baselines must be finite"),
-        ({}, {"insertion_baselines": torch.zeros(1, 2, 2)}, ValueError, "shape of the inputs"),
+        (
+            {},
+            {"insertion_baselines": float("nan")},
+            ValueError,
+            "insertion_baselines must be finite",
+        ),
+        (
+            {},
+            {"insertion_baselines": torch.zeros(4, 1, 4, 4)},  # As in a noise tunnel.
+            ValueError,
+            r"insertion_baselines must have the shape .* Try shape \(1, 1, 4, 4\) or a name",
+        ),
+        ({}, {"insertion_baselines": "white"}, ValueError, "insertion_baselines must be one of"),
+        ({}, {"insertion_baselines": [0]}, TypeError, "insertion_baselines must be a name"),
         ({}, {"insertion_baselines": "black"}, ValueError, "needs to know where the images live"),
         ({}, {"inputs": torch.zeros(2, 5)}, ValueError, "one tensor of images"),
         ({}, {"inputs": (torch.zeros(2, 1, 5),) * 2}, ValueError, "one tensor of images"),

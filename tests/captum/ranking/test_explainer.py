@@ -140,6 +140,49 @@ def test_no_trace(
     assert images.grad is None
 
 
+@pytest.mark.parametrize("how", ["pixels", "decoder"])
+def test_refinement_in_inference_mode(
+    explainer: RankingExplainer, images: Tensor, how: str
+) -> None:
+    options = {**REFINEMENT, "refinement_steps": 2, "refine": how}
+    expected = explainer.attribute(images, 1, **options)
+    with torch.inference_mode():
+        assert torch.equal(explainer.attribute(images, 1, **options), expected)
+        assert torch.equal(explainer.attribute(images.clone(), 1, **options), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_images_of_another_dtype(
+    explainer: RankingExplainer, images: Tensor, dtype: torch.dtype
+) -> None:
+    images = images.to(dtype)
+    for steps in (0, 1):
+        options = {**REFINEMENT, "refinement_steps": steps}
+        expected = explainer.attribute(images.float(), 1, **options)
+        assert torch.equal(explainer.attribute(images, 1, **options), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_classifiers_of_another_dtype(
+    classifier: Any, config: NetworkConfig, images: Tensor, space: Any, dtype: Any, gradients: bool
+) -> None:
+    settings = replace(config, gradients=gradients)
+    torch.manual_seed(3)
+    network = build_network(settings, copy.deepcopy(classifier)).eval()
+    expected = RankingExplainer(classifier, network).attribute(images, 1)
+    other = classifier.to(dtype)
+    torch.manual_seed(3)
+    network = build_network(settings, other).eval()
+    explainer = RankingExplainer(other, network, space=space)
+    found = explainer.attribute(images, 1)
+    assert found.dtype == torch.float32
+    rough = dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, atol=0.2 if rough else 1e-3, rtol=0)
+    refined = explainer.attribute(images, 1, refinement_steps=1, **REFINEMENT)
+    assert bool(refined.isfinite().all())
+
+
 def test_arguments_reach_the_classifier(explainer: RankingExplainer, images: Tensor) -> None:
     scale = torch.tensor([0.1, 1.0, 4.0])
     for how in ("pixels", "decoder"):
@@ -182,6 +225,8 @@ def test_bad_arguments(
 def test_bad_inputs(explainer: RankingExplainer, images: Tensor, classifier: Any) -> None:
     with pytest.raises(ValueError, match="shape \\(B, 3, 16, 16\\)"):
         explainer.attribute(images[..., :8], target=1)
+    with pytest.raises(ValueError, match="inputs must be finite, got 1 NaN"):
+        explainer.attribute(images.where(images < images.max(), torch.nan), target=1)
     with pytest.raises(ValueError, match="got 2 inputs"):
         explainer.attribute((images, images), target=1)
     with pytest.raises(TypeError, match="floating-point"):

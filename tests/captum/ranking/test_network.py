@@ -332,6 +332,22 @@ def test_bad_sizes(change: dict[str, Any], message: str) -> None:
         NetworkConfig(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": "layer4"}, r"layers must be a sequence, got 'layer4'\. Try \('layer4',\)"),
+        ({"input_shape": 16}, "input_shape must be a sequence, got 16"),
+    ],
+)
+def test_sequences_are_no_names(
+    config: NetworkConfig, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        replace(config, **change)
+    with pytest.raises(ValueError, match=r"encoder must be .* got None"):
+        replace(config, encoder=None)
+
+
 def test_a_classifier_is_needed(config: NetworkConfig) -> None:
     with pytest.raises(TypeError, match="classifier must be a module"):
         build_network(config)

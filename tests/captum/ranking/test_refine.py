@@ -1,6 +1,7 @@
 """Refinement lowers its loss, keeps the best, and leaves nothing behind."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -192,6 +193,15 @@ def test_leaves_no_trace(failure: BaseException | None) -> None:
     assert images.grad is None
     assert maps.grad is None
     assert torch.equal(maps, kept)
+
+
+@pytest.mark.parametrize("wrap", [partial, lambda model: model.forward, nn.DataParallel])
+def test_a_known_module_is_never_run_in_training_mode(wrap: Any) -> None:
+    model = Spot().train()
+    before = model.norm.running_mean.clone()
+    run(wrap(model), spots(), n_steps=1)
+    assert torch.equal(model.norm.running_mean, before)
+    assert all(module.training for module in model.modules())
 
 
 def test_random_state_comes_back_even_if_the_classifier_draws() -> None:

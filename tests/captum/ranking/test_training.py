@@ -1,5 +1,6 @@
 """Training: it learns, goes on exactly where it was stopped, and stops where it must."""
 
+import copy
 import csv
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from usu_captum.ranking import (
     ArrayImages,
@@ -31,6 +33,7 @@ from usu_captum.ranking import (
     split_images,
     train_explainer,
 )
+from usu_captum.ranking._checkpoint import load_checkpoint, save_checkpoint
 from usu_captum.ranking._classes import choose_classes
 from usu_captum.ranking._curves import COLUMNS
 from usu_captum.ranking._run_state import CURVES, EXPLAINER, PICTURE, STATE
@@ -303,6 +306,23 @@ def test_another_run_is_refused(
         train()
 
 
+def test_another_space_or_classifier_is_another_run(
+    train: Callable[..., Any], classifier: Any, config: NetworkConfig, space: Any, tmp_path: Path
+) -> None:
+    """Of classifiers whose features the network does not read, too; older runs say neither."""
+    own = build_network(config, copy.deepcopy(classifier))
+    train(network=copy.deepcopy(own))
+    with pytest.raises(ValueError, match=r"out_dir must be .* space\.mean \[0\.5\], now \[0\.1\]"):
+        train(network=copy.deepcopy(own), space=replace(space, mean=(0.1,)))
+    classifier.head.bias.data += 1
+    with pytest.raises(ValueError, match=r"out_dir must be .* with classifier '"):
+        train(network=copy.deepcopy(own))
+    tensors, facts = load_checkpoint(tmp_path / "run" / STATE)
+    older = {name: fact for name, fact in facts.items() if name not in ("classifier", "space")}
+    save_checkpoint(tmp_path / "run" / STATE, tensors, older)
+    assert train(network=copy.deepcopy(own)).steps == 6
+
+
 def test_a_finished_run_is_not_repeated(
     train: Callable[..., Any], tmp_path: Path, images: Tensor
 ) -> None:
@@ -335,6 +355,7 @@ def test_no_trace(
     classifier.first.eval()
     before = trace(classifier)
     train("a", network=network)
+    assert all(parameter.grad is None for parameter in network.parameters())
     # The fixture seeds before it builds its own network.
     after = trace(classifier)
     after["random"] = before["random"]
@@ -366,7 +387,9 @@ def test_a_nan_stops_and_keeps_the_last_checkpoint(
 
     step = _run.Run._step
     monkeypatch.setattr(_run.Run, "_step", poisoned)
-    with pytest.raises(FloatingPointError, match=r"not finite at step 4\. The last checkpoint"):
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at step 4\. The last checkpoint .*\. Try"
+    ):
         train()
     with safe_open(tmp_path / "run" / STATE, "pt") as file:
         assert json.loads(file.metadata()["usu"])["step"] == 2
@@ -386,6 +409,33 @@ def test_a_classifier_without_gradients(train: Callable[..., Any], classifier: A
 def test_another_class_count(train: Callable[..., Any], classifier: Any) -> None:
     with pytest.raises(ValueError, match="one row of 4 logits"):
         train(classifier=lambda images: classifier(images)[:, :3])
+
+
+def test_a_nan_before_any_checkpoint(train: Callable[..., Any], images: Tensor) -> None:
+    data = DatasetImages(images * torch.nan, (3, 16, 16))
+    with pytest.raises(FloatingPointError, match=r"not finite at step 1\. Try a lower"):
+        train(data=data, held_out=None)
+
+
+@pytest.mark.parametrize("name", ["data", "held_out"])
+def test_images_that_training_cannot_read(
+    train: Callable[..., Any], images: Tensor, name: str
+) -> None:
+    for wrong in (images, TensorDataset(images)):
+        kind = type(wrong).__name__
+        with pytest.raises(TypeError, match=rf"{name} .* got {kind}\. Try DatasetImages\({name}"):
+            train(**{name: wrong})
+    small = DatasetImages(images[..., :8], (3, 16, 8))
+    with pytest.raises(ValueError, match=rf"{name} must give .* \(3, 16, 16\), .* \(3, 16, 8\)"):
+        train(**{name: small})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_classifier_of_another_dtype(
+    train: Callable[..., Any], classifier: Any, dtype: Any, tmp_path: Path
+) -> None:
+    train(classifier=classifier.to(dtype), settings=replace(QUICK, steps=1))
+    assert all(bool(value.isfinite().all()) for value in weights(tmp_path / "run").values())
 
 
 def test_unreadable_images_are_reported(
@@ -501,3 +551,19 @@ class TestConfig:
     def test_bad_settings(self, change: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             TrainingConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperatures": 0.3}, r"temperatures must be a sequence, got 0\.3\. Try \(1\.0, 0\.3\)"),
+        ({"grids": 4}, "grids must be a sequence, got 4"),
+        ({"references": "blur"}, "references must be a sequence, got 'blur'"),
+        ({"rivals": "a"}, "rivals must be a number, got str"),
+        ({"weight_decay": "a"}, "weight_decay must be a number, got str"),
+        ({"objective": "x"}, "objective must be a RankingObjective, got str"),
+    ],
+)
+def test_settings_of_the_wrong_kind(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        TrainingConfig(**change)
