@@ -210,6 +210,86 @@ def test_explain_a_model_of_ones_own(
     ]
 
 
+@pytest.fixture
+def odd_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a module with unusual models into the working folder."""
+    (tmp_path / "odd_models.py").write_text(
+        "import timm, torch\n"
+        "from torch import nn\n"
+        "def net(outputs):\n"
+        "    torch.manual_seed(0)\n"
+        "    return timm.create_model('test_resnet', num_classes=outputs)\n"
+        "def logits(): return net(5)\n"
+        "def probabilities(): return nn.Sequential(net(5), nn.Softmax(1))\n"
+        "def single(): return net(1)\n"
+        "def nothing():\n"
+        "    model = nn.Sequential(net(5), nn.Linear(5, 5))\n"
+        "    model[1].weight.data.fill_(float('nan'))\n"
+        "    return model\n"
+        "def grey(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1),\n"
+        "                                 nn.Flatten(), nn.Linear(4, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd_models", raising=False)
+
+
+@pytest.mark.usefixtures("odd_models")
+class TestOddModels:
+    """What a model gives is called what it is."""
+
+    def start(self, work: Path, model: str) -> list[str]:
+        return ["explain", str(work / "photo.png"), "--model", f"odd_models:{model}", "--size",
+                "64", "--upsampler", "bilinear", "--out", model]  # fmt: skip
+
+    def top(self, work: Path, model: str) -> list[dict[str, Any]]:
+        main(self.start(work, model))
+        found = json.loads(Path(model, "manifest.json").read_text())["images"][0]["top"]
+        assert isinstance(found, list)
+        return found
+
+    def test_probabilities_are_not_squashed_again(self, work: Path) -> None:
+        given, made = self.top(work, "probabilities"), self.top(work, "logits")
+        assert [c["index"] for c in given] == [c["index"] for c in made]
+        assert [c["probability"] for c in given] == pytest.approx([c["probability"] for c in made])
+
+    def test_a_single_output_is_a_score(
+        self, work: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (only,) = self.top(work, "single")
+        assert only.keys() == {"index", "name", "score"}
+        said = capsys.readouterr().out
+        assert f"predicted: class 0 has the score {only['score']:.4g}" in said
+        assert "%" not in said
+
+    def test_a_map_that_cannot_be_upsampled(
+        self, work: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(self.start(work, "nothing"))
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "photo.png' cannot be upsampled: cells must be finite" in said
+
+    def test_channels(self, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        message = error_of(capsys, work, *self.start(work, "grey"))
+        assert message == "odd_models:grey takes images of 1 channel, and is given RGB: three"
+
+
+@pytest.mark.parametrize("name", [b"\xff.png", "猫.png".encode()])
+@pytest.mark.filterwarnings("error")
+def test_names_that_pictures_cannot_show(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    image = tmp_path / os.fsdecode(name)
+    try:
+        image.write_bytes((work / "photo.png").read_bytes())
+    except (OSError, ValueError):
+        pytest.skip("this file system takes no such name")
+    explain(work, image, "--upsamplers", "bilinear", "--out", tmp_path / "out")
+    assert "1 picture, manifest.json" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert Path(found["images"][0]["image"]).name in (r"\udcff.png", "猫.png")
+
+
 def test_explain_torchvision_architecture_with_weights(work: Path, tmp_path: Path) -> None:
     weights = work / "squeeze.safetensors"
     main([
@@ -375,6 +455,20 @@ class TestErrors:
         assert "did you mean photo.png" in message
         assert "nowhere" in refused(capsys, work, "nowhere/at/all.png")
 
+    def test_a_link_to_nothing(
+        self, capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "dead.png").symlink_to("gone.png")
+        assert "is a link to 'gone.png', which is not there" in refused(
+            capsys, work, tmp_path / "dead.png"
+        )
+
+    def test_options_of_other_commands(
+        self, capsys: pytest.CaptureFixture[str], work: Path
+    ) -> None:
+        message = refused(capsys, work, work / "photo.png", "--metrics", "iou")
+        assert message == "unrecognized arguments: --metrics iou (see usu explain --help)"
+
     def test_folder(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
         assert "is a folder" in refused(capsys, work, work)
 
@@ -468,6 +562,8 @@ class TestErrors:
     def test_layer_without_a_map(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
         message = refused(capsys, work, work / "photo.png", "--layer", "fc")
         assert "layer 'fc' cannot be explained" in message
+        assert message.endswith("; give another --layer")
+        assert "upsampler=" not in message
 
     def test_unknown_target(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
         photo, names = work / "photo.png", ("--classes", work / "names.txt")
@@ -676,6 +772,24 @@ def test_methods_lists_every_name(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for name in ("usu", "score-map", "LayerGradCam", "RISE", "deletion", "pointing-game"):
         assert re.search(rf"^{name} ", said, re.M), name
+    upsamplers = said.split("\n\n")[1].splitlines()[2:]
+    about = [re.split(r" {2,}", line, maxsplit=2)[2] for line in upsamplers]
+    assert len(about) > 10
+    assert len(set(about)) == len(about), "two names cannot be told apart"
+
+
+def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, wanted in {
+        "demo": ("usu-demo", "6"),
+        "explain": ("usu-explain",),
+        "evaluate": ("usu-evaluate", "180", "16", "96", "64"),
+        "train-explainer": ("usu-explainer", "100", "2000", "0.001", "0"),
+    }.items():
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        for default in wanted:
+            assert f"(default {default})" in said, (command, default)
 
 
 def test_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
@@ -685,11 +799,33 @@ def test_doctor_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
     assert torch.__version__.partition("+")[0] in said
 
 
+def test_doctor_knows_all_that_is_needed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = ["jinja2>=3.1", "opencv-python", "scipy>=1.15; extra == 'evaluate'"]
+    monkeypatch.setattr("usu_cli._doctor.requires", lambda _: needed)
+    monkeypatch.setattr("usu_cli._doctor._version", lambda name: {"jinja2": "3.9"}.get(name))
+    with pytest.raises(SystemExit, match="2"):
+        main(["doctor"])
+    said = capsys.readouterr()
+    assert re.search(r"^jinja2 +3.9$", said.out, re.M)
+    assert re.search(r"^opencv-python +missing$", said.out, re.M)
+    assert re.search(r"^extra evaluate +missing: pip install scipy$", said.out, re.M)
+    assert said.err == "usu: error: missing: pip install opencv-python\n"
+
+
 def test_doctor_says_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = ("pandas", "tabulate")
     monkeypatch.setattr("usu_cli._doctor._version", lambda name: None if name in missing else "1")
+    monkeypatch.setattr(
+        "usu_cli._doctor.requires",
+        lambda _: (
+            [f"{name}; extra == 'evaluate'" for name in ("scipy", *missing)]
+            + ['diffusers>=0.30; extra == "manifold"']
+        ),
+    )
     main(["doctor"])
     said = capsys.readouterr().out
     assert re.search(r"^extra evaluate +missing: pip install pandas tabulate$", said, re.M)

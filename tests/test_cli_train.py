@@ -86,20 +86,26 @@ def test_another_run_in_the_folder(work: Path, capsys: pytest.CaptureFixture[str
     message = error_of(capsys, work, "--steps", "2")
     assert "training.steps 1, now 2" in message
     assert "Try another folder" in message
+    assert message.startswith("--out must be empty or hold this same run")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--held-out", "8"), "held_out must leave some of the 8 images"),
-        (("--data", "nowhere"), "folder of images or a .npz file, got 'nowhere'"),
+        (
+            ("--held-out", "8"),
+            "--held-out 8 leaves none of 8 images to train on; give fewer (100 unless",
+        ),
+        (("--data", "nowhere"), "--data 'nowhere' does not exist"),
+        (("--data", __file__), "--data must be a folder of images or a .npz file, got"),
         (("--encoder", "timm:resnet81", "--encoder-weights", "w"), "'resnet81'"),
         (("--encoder", "resnet18"), 'encoder must be "classifier" or "timm:NAME"'),
-        (("--encoder-weights", "nope.safetensors"), "encoder_weights must be None"),
+        (("--encoder-weights", "nope.safetensors"), "--encoder-weights must be None"),
         (("--learning-rate", "inf"), "must be finite, got inf"),
         (("--encoder", "timm:test_vit", "--gradients"), "gradients must be False"),
         (("--labelled",), "one folder per class"),
         (("--steps", "0"), "must be at least 1"),
+        (("--seed", "-1"), "argument --seed: must be at least 0, got -1"),
         (("--precision", "fp8"), "fp8"),
     ],
 )

@@ -3,6 +3,8 @@
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from usu_cli._errors import UsageError
@@ -15,6 +17,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is not known here: left to the parser above, it would name its own help."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 def add_command(
@@ -34,10 +43,19 @@ def add_command(
     return command
 
 
-def add_names(command: Parser, flag: str, text: str, dest: str | None = None) -> None:
+def show_defaults(command: Parser, options: type) -> None:
+    """End what is said of each option with its default in the options' class, if it has one."""
+    defaults = {field.name: field.default for field in fields(options)}
+    for action in command._actions:
+        default = defaults.get(action.dest)
+        if isinstance(default, str | Path | float) or type(default) is int:
+            action.help = f"{action.help or ''} (default {default})".strip()
+
+
+def add_names(command: Parser, flags: Sequence[str], text: str, dest: str | None = None) -> None:
     """Add an option that may be repeated and takes several names at once."""
     command.add_argument(
-        flag, action="extend", type=_names, metavar="NAME[,NAME...]", help=text, dest=dest
+        *flags, action="extend", type=_names, metavar="NAME[,NAME...]", help=text, dest=dest
     )
 
 
@@ -64,6 +82,14 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def natural(text: str) -> int:
+    """Return a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
     return value
 
 

@@ -1,30 +1,15 @@
 """The classifier and the layer that a command line asks for."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from usu_captum import default_layer
 from usu_cli._classes import read_class_names
-from usu_cli._errors import UsageError, one_line, unknown
+from usu_cli._errors import UsageError, complaint, unknown
 from usu_cli._models import Classifier, load_classifier
-
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """What every command asks of a model; see ``--help``."""
-
-    model: str
-    arch: str | None = None
-    weights: Path | None = None
-    classes: Path | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
-    size: int | None = None
+from usu_cli._options import ModelOptions
 
 
 def classifier_as_asked(options: ModelOptions) -> Classifier:
@@ -54,7 +39,7 @@ def find_layer(classifier: Classifier, name: str | None) -> tuple[str, nn.Module
         try:
             return default_layer(classifier.model, torch.zeros(1, 3, size, size))
         except ValueError as error:
-            raise UsageError(f"{classifier.name}: {one_line(error)}; give --layer NAME") from error
+            raise UsageError(f"{classifier.name}: {complaint(error)}; give --layer NAME") from error
     layers = {key: module for key, module in classifier.model.named_modules() if key}
     if name not in layers:
         raise unknown("layer", name, layers)

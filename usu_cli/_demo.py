@@ -8,11 +8,12 @@ import torch
 from tqdm import tqdm
 
 from usu_captum import ForwardScore, LayerGradCam
+from usu_cli._folder import prepare_report
 from usu_cli._maps import Comparison, upsample_all
 from usu_cli._pictures import Panel, heat, outlined, overlay, scores
-from usu_cli._report import Report, Sheet, Table, prepare_folder, write_report
+from usu_cli._report import Report, Sheet, Table, write_report
 from usu_cli._shapes import CLASSES, ShapesCNN, balanced_labels, draw_shapes, load_shapes_cnn
-from usu_cli._table import text_table
+from usu_cli._table import counted, text_table
 from usu_cli._versions import versions, versions_text
 from usu_core import IWMR, USU, AnyUpsampler, Interpolation, ScoreMapOnly, Tilted, metrics
 
@@ -45,11 +46,12 @@ _NOTE: Final = (
 
 def run_demo(*, images: int, out: Path) -> None:
     """Explain ``images`` pictures, print the figures, and write the report into ``out``."""
-    prepare_folder(out)
+    rng = np.random.default_rng(SEED)
+    labels = balanced_labels(images, rng)
+    prepare_report(out, "demo", [_stem(index, int(label)) for index, label in enumerate(labels)])
     torch.manual_seed(SEED)
     model = load_shapes_cnn()
-    rng = np.random.default_rng(SEED)
-    shapes = draw_shapes(balanced_labels(images, rng), rng)
+    shapes = draw_shapes(labels, rng)
     sheets: list[Sheet] = []
     records: list[dict[str, Any]] = []
     rounds = tqdm(range(images), desc="explaining", unit="image")
@@ -76,9 +78,10 @@ def run_demo(*, images: int, out: Path) -> None:
             "A small network tells circles, triangles and squares apart. Grad-CAM at its last "
             f"convolution stage, averaged to a {GRID[0]} by {GRID[1]} grid as a large classifier "
             "would give, says how much each cell matters. Interpolating that grid only blurs it. "
-            "USU keeps the mass of every cell and moves it, within the cell, to the segments whose "
-            "removal lowers the network's score; IWMR also moves mass between cells; the tilted "
-            "map is the smooth one weighed by the same scores.",
+            "USU keeps the mass of every cell and moves it, within the cell, to the segments that "
+            "matter most to the network's score: taken away alone, and added to random halves of "
+            "the others. IWMR also moves mass between cells; the tilted map is the smooth one "
+            "weighed by the same scores.",
             "The score map is the control: those segment scores alone, at the same cost, without "
             "any attribution.",
             "The outline is the true shape, which no method has seen. Each map is scaled to its "
@@ -105,8 +108,13 @@ def run_demo(*, images: int, out: Path) -> None:
     }
     paths = write_report(report, manifest, out)
     print(text_table(table.header, table.rows))
-    print(f"\nMeans over {images} pictures; the shapes cover {area:.0%} of the pixels.")
-    print(f"{len(sheets)} pictures, {paths[-1].name} and the page to open: {paths[-2]}")
+    print(f"\nMeans over {counted(images, 'picture')}; the shapes cover {area:.0%} of the pixels.")
+    pictures = counted(len(sheets), "picture")
+    print(f"{pictures}, {paths[-1].name} and the page to open: {paths[-2]}")
+
+
+def _stem(index: int, label: int) -> str:
+    return f"{index + 1:02d}_{CLASSES[label]}"
 
 
 def _explain(
@@ -124,7 +132,7 @@ def _explain(
     predicted = int(probabilities.argmax())
     title = f"{index + 1}. {CLASSES[label]}"
     sheet = Sheet(
-        stem=f"{index + 1:02d}_{CLASSES[label]}",
+        stem=_stem(index, label),
         title=title,
         note=f"predicted {CLASSES[predicted]}, probability {float(probabilities[predicted]):.3f}",
         panels=_panels(image, mask, cells, comparison, figures),

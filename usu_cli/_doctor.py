@@ -2,8 +2,9 @@
 
 import os
 import platform
+import re
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import torch
 from torch import nn
@@ -13,29 +14,26 @@ from usu_captum import LayerGradCam
 from usu_cli._errors import UsageError, one_line
 from usu_cli._table import text_table
 
-_PACKAGES = ("torch", "torchvision", "captum", "grad-cam", "timm", "scikit-image", "numpy")
-_EXTRAS = {
-    "evaluate": ("scipy", "pandas", "scikit-posthocs", "tabulate"),
-    "manifold": ("diffusers",),
-    "bench": ("saliency", "quantus"),
-}
+_REQUIREMENT = re.compile(r"""([\w.-]+)[^;]*(?:;.*extra == ["'](\w+)["'])?""")
 
 
 def run_doctor() -> None:
     """Print versions, extras and checks.
 
     Raises:
-        UsageError: If a check fails.
+        UsageError: If a check fails, or a package is missing that is always needed.
     """
     rows = [("usu-attribution", usu_core.__version__), ("Python", platform.python_version())]
-    rows += [(name, _version(name) or "missing") for name in _PACKAGES]
+    needed = _requirements()
+    always = needed.pop("", [])
+    rows += [(name, _version(name) or "missing") for name in always]
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     rows += [
         ("GPU", gpu),
         ("CPU cores", str(os.cpu_count())),
         ("threads of torch", str(torch.get_num_threads())),
     ]
-    for extra, names in _EXTRAS.items():
+    for extra, names in needed.items():
         missing = [name for name in names if _version(name) is None]
         # By their own names, which pip finds from an installation and from a clone alike.
         install = f"missing: pip install {' '.join(missing)}"
@@ -49,8 +47,28 @@ def run_doctor() -> None:
             rows.append((name, f"fails: {one_line(error)}"))
             failed.append(name)
     print(text_table(("what", "state"), rows, left=True))
+    absent = [name for name in always if _version(name) is None]
+    faults = [f"missing: pip install {' '.join(absent)}"] if absent else []
     if failed:
-        raise UsageError(f"{len(failed)} of {len(_CHECKS)} checks failed: {', '.join(failed)}")
+        faults.append(f"{len(failed)} of {len(_CHECKS)} checks failed: {', '.join(failed)}")
+    if faults:
+        raise UsageError("; ".join(faults))
+
+
+def _requirements() -> dict[str, list[str]]:
+    """Return the packages that this one says it needs, by extra; under "" those without one.
+
+    Raises:
+        UsageError: If it is not installed, and so says nothing.
+    """
+    try:
+        said = requires("usu-attribution") or []
+    except PackageNotFoundError:
+        raise UsageError("usu-attribution is not installed; try pip install -e .") from None
+    found: dict[str, list[str]] = {}
+    for match in filter(None, map(_REQUIREMENT.match, said)):
+        found.setdefault(match[2] or "", []).append(match[1])
+    return found
 
 
 def _version(package: str) -> str | None:

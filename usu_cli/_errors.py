@@ -28,6 +28,16 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"{message}; none of the {len(names)} known names is close to it")
 
 
+def complaint(error: BaseException) -> str:
+    """Return what an exception says is wrong, without its advice, which is for Python.
+
+    Example:
+        >>> complaint(ValueError("layer must be spatial. Try upsampler=None."))
+        'layer must be spatial'
+    """
+    return one_line(error).partition(". Try ")[0].removesuffix(".")
+
+
 def one_line(error: BaseException) -> str:
     """Return an exception's message on one line, or its type's name where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -12,17 +12,19 @@ from torch import nn
 from tqdm import tqdm
 
 from usu_captum import ForwardScore, LayerGradCam
-from usu_cli._asked import ModelOptions, classifier_as_asked, find_layer
+from usu_cli._asked import classifier_as_asked, find_layer
 from usu_cli._classes import class_name, find_target
-from usu_cli._errors import UsageError, one_line
-from usu_cli._images import read_image
+from usu_cli._errors import UsageError, complaint
+from usu_cli._folder import prepare_report
+from usu_cli._images import read_image, utf8
 from usu_cli._maps import Comparison, check_upsamplers, upsample_all
+from usu_cli._options import ExplainOptions
 from usu_cli._pictures import Panel, heat, overlay, scores
-from usu_cli._report import Report, Sheet, Table, prepare_folder, sheet_stem, write_report
-from usu_cli._table import text_table
+from usu_cli._report import Report, Sheet, Table, sheet_stem, write_report
+from usu_cli._table import counted, text_table
 from usu_cli._versions import versions, versions_text
 from usu_core import resolve
-from usu_core.scoring import ModelScore
+from usu_core.scoring import ModelScore, class_scores
 
 _NOTE = (
     "Mass error: the largest change of a cell's mass, relative to the largest cell; iwmr-mass "
@@ -31,20 +33,13 @@ _NOTE = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExplainOptions(ModelOptions):
-    """What was asked for on the command line; see ``usu explain --help``."""
-
-    images: tuple[Path, ...]
-    out: Path
-    upsamplers: tuple[str, ...]
-    layer: str | None = None
-    target: str | None = None
-
-
 @dataclass(frozen=True)
 class _Subject:
-    """One image, what the model says of it, and the coarse map to be upsampled."""
+    """One image, what the model says of it, and the coarse map to be upsampled.
+
+    ``top`` holds index, name and probability of the likeliest classes; a model's only output is no
+    probability, but a score.
+    """
 
     path: Path
     crop: Image.Image
@@ -63,7 +58,8 @@ def run_explain(options: ExplainOptions) -> None:
     """
     upsamplers = {name: resolve(name) for name in check_upsamplers(options.upsamplers)}
     images = [read_image(path) for path in options.images]
-    prepare_folder(options.out)
+    stems = [sheet_stem(number, path) for number, path in enumerate(options.images, start=1)]
+    prepare_report(options.out, "explain", stems, options.images)
     classifier = classifier_as_asked(options)
     classes, preprocessing = classifier.classes, classifier.preprocessing
     target = None
@@ -87,7 +83,12 @@ def run_explain(options: ExplainOptions) -> None:
     records: list[dict[str, Any]] = []
     for subject in tqdm(subjects, desc="explaining", unit="image"):
         score = ForwardScore(classifier.model, subject.target)
-        comparison = upsample_all(subject.cells, subject.inputs, score, upsamplers)
+        try:
+            comparison = upsample_all(subject.cells, subject.inputs, score, upsamplers)
+        except ValueError as error:
+            raise UsageError(
+                f"the map of {str(subject.path)!r} cannot be upsampled: {complaint(error)}"
+            ) from error
         sheets.append(_sheet(len(sheets) + 1, subject, comparison))
         records.append(_record(subject, comparison))
 
@@ -114,7 +115,8 @@ def _write(
             f"Grad-CAM at layer {settings['layer']} gives one value per cell of a coarse grid. "
             "Below, the same grid is brought to the pixels in several ways. Interpolation sees the "
             "grid alone; USU keeps every cell's mass and moves it, within the cell, to the "
-            "segments whose removal lowers the score; IWMR also moves mass between cells.",
+            "segments that matter most to the score: taken away alone, and added to random halves "
+            "of the others. IWMR also moves mass between cells.",
             "Each map is scaled to its own 99.5th percentile; all share one colour scale.",
         ),
         facts={
@@ -137,15 +139,17 @@ def _write(
     for sheet in sheets:
         print(f"{sheet.title}: {sheet.note}")
         print(text_table(sheet.table.header, sheet.table.rows), end="\n\n")
-    print(f"{len(sheets)} pictures, {paths[-1].name} and the page to open: {paths[-2]}")
+    pictures = counted(len(sheets), "picture")
+    print(f"{pictures}, {paths[-1].name} and the page to open: {paths[-2]}")
 
 
 def _top_classes(
     model: nn.Module, inputs: torch.Tensor, classes: Sequence[str] | None
 ) -> list[tuple[int, str, float]]:
-    """Return index, name and probability of the five likeliest classes."""
+    """Return index, name and probability of the five likeliest classes, or the only output."""
     with torch.inference_mode():
-        top = model(inputs).softmax(1)[0].topk(min(5, model(inputs).shape[1]))
+        scores = class_scores(model(inputs))[0]
+    top = scores.topk(min(5, len(scores)))
     return [
         (index, class_name(index, classes), probability)
         for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
@@ -161,7 +165,9 @@ def _coarse_map(
             inputs, target=target, relu_attributions=True, upsampler=_keep_cells
         )
     except ValueError as error:
-        raise UsageError(f"layer {name!r} cannot be explained: {one_line(error)}") from error
+        raise UsageError(
+            f"layer {name!r} cannot be explained: {complaint(error)}; give another --layer"
+        ) from error
     return cells.detach()
 
 
@@ -172,38 +178,42 @@ def _keep_cells(cells: torch.Tensor, *, image: torch.Tensor, score: ModelScore) 
 
 def _sheet(number: int, subject: _Subject, comparison: Comparison) -> Sheet:
     picture = np.asarray(subject.crop)
+    said = [_in_words(subject, name, value) for _, name, value in subject.top]
     coarse = subject.cells[0, 0].numpy()
     h, w = coarse.shape
-    _, name, probability = subject.top[0]
     panels = [
-        Panel("input", f"top-1: {name} {probability:.1%}", picture),
+        Panel("input", said[0] if len(said) == 1 else f"top-1: {said[0]}", picture),
         Panel("coarse", f"Grad-CAM, {h} by {w} cells", heat(coarse, picture.shape[:2])),
     ]
     rows = []
     for name, result in comparison.results.items():
         evaluations = comparison.evaluations[name]
-        caption = f"{evaluations} evaluations" if evaluations else "no evaluations"
+        caption = counted(evaluations, "evaluation") if evaluations else "no evaluations"
         attribution = result.attribution[0, 0].detach().numpy()
         panels.append(Panel(name, caption, overlay(attribution, picture)))
         rows.append((name, f"{float(result.mass_error[0]):.1e}", str(evaluations)))
     for name, phi in comparison.score_maps.items():
         panels.append(Panel("scores", f"behind {name}, 0 to 1", scores(phi[0].numpy())))
-    predictions = ", ".join(f"{name} {probability:.1%}" for _, name, probability in subject.top)
     return Sheet(
         stem=sheet_stem(number, subject.path),
-        title=f"{subject.path.name}: {subject.explained}",
-        note=f"predicted: {predictions}",
+        title=f"{utf8(subject.path.name)}: {subject.explained}",
+        note=f"predicted: {', '.join(said)}",
         panels=panels,
         table=Table(("upsampler", "mass error", "evaluations"), rows, _NOTE),
     )
 
 
+def _in_words(subject: _Subject, name: str, value: float) -> str:
+    return f"{name} {value:.1%}" if len(subject.top) > 1 else f"{name} has the score {value:.4g}"
+
+
 def _record(subject: _Subject, comparison: Comparison) -> dict[str, Any]:
+    kind = "probability" if len(subject.top) > 1 else "score"
     return {
-        "image": str(subject.path),
+        "image": utf8(str(subject.path)),
         "target": {"index": subject.target, "name": subject.explained},
         "grid": list(subject.cells.shape[-2:]),
-        "top": [{"index": i, "name": name, "probability": p} for i, name, p in subject.top],
+        "top": [{"index": i, "name": name, kind: value} for i, name, value in subject.top],
         "figures": {
             name: {
                 "mass_error": float(result.mass_error[0]),

@@ -17,6 +17,8 @@ def read_image(path: Path) -> Image.Image:
     """
     if path.is_dir():
         raise UsageError(f"{str(path)!r} is a folder; give image files")
+    if path.is_symlink() and not path.exists():
+        raise UsageError(f"{str(path)!r} is a link to {str(path.readlink())!r}, which is not there")
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         if not siblings:
@@ -28,3 +30,13 @@ def read_image(path: Path) -> Image.Image:
         raise UsageError(f"{str(path)!r} is not an image (no known format recognised)") from None
     except DAMAGE as error:
         raise UsageError(f"cannot read image {str(path)!r}: {one_line(error)}") from error
+
+
+def utf8(name: str) -> str:
+    r"""Return a file's name with what is not UTF-8 in it spelled out, so that it can be written.
+
+    Example:
+        >>> utf8("a\udcff.png")
+        'a\\udcff.png'
+    """
+    return name.encode("utf-8", "backslashreplace").decode()

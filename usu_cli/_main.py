@@ -15,11 +15,14 @@ from usu_cli._arguments import (
     add_command,
     add_names,
     given_options,
+    natural,
     number,
     positive,
     positive_number,
+    show_defaults,
 )
 from usu_cli._errors import UsageError, one_line
+from usu_cli._options import CompareOptions, EvaluateOptions, ExplainOptions, TrainOptions
 
 _DEFAULT_UPSAMPLERS = ("nearest", "bilinear", "usu", "iwmr-mass", "tilted")
 _COMPARED_METRICS = ("deletion", "insertion")
@@ -79,8 +82,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_demo(commands: Commands) -> None:
     text = "explain synthetic pictures whose truth is known; needs no network"
     demo = add_command(commands, "demo", text, _demo)
-    demo.add_argument("--out", type=Path, default=Path("usu-demo"), help="folder to write to")
-    demo.add_argument("--images", type=positive, default=6, help="how many pictures")
+    folder, count = "folder to write to (default %(default)s)", "how many (default %(default)s)"
+    demo.add_argument("--out", type=Path, default=Path("usu-demo"), help=folder)
+    demo.add_argument("--images", type=positive, default=6, help=count)
 
 
 def _add_explain(commands: Commands) -> None:
@@ -92,12 +96,13 @@ def _add_explain(commands: Commands) -> None:
     add("--target", help="class to explain, by index or name; by default each image's top-1")
     add_names(
         explain,
-        "--upsampler",
+        ("--upsampler", "--upsamplers"),
         f"may be repeated; by default {','.join(_DEFAULT_UPSAMPLERS)}",
         dest="upsamplers",
     )
     add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
-    add("--out", type=Path, default=Path("usu-explain"), help="folder to write to")
+    add("--out", type=Path, help="folder to write to")
+    show_defaults(explain, ExplainOptions)
 
 
 def _add_compare(commands: Commands) -> None:
@@ -106,7 +111,8 @@ def _add_compare(commands: Commands) -> None:
     compare.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
     _add_model(compare)
     _add_maps(compare, _COMPARED_METRICS)
-    compare.add_argument("--out", type=Path, default=Path("usu-compare"), help="folder to write to")
+    compare.add_argument("--out", type=Path, help="folder to write to")
+    show_defaults(compare, CompareOptions)
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -126,10 +132,11 @@ def _add_evaluate(commands: Commands) -> None:
     _add_maps(evaluate, _DEFAULT_METRICS)
     add_names(
         evaluate,
-        "--against",
+        ("--against",),
         "compare with these upsamplers or methods; by default bilinear, if measured",
     )
-    add("--out", type=Path, default=Path("usu-evaluate"), help="folder to write to")
+    add("--out", type=Path, help="folder to write to")
+    show_defaults(evaluate, EvaluateOptions)
 
 
 def _add_maps(command: Parser, metrics: tuple[str, ...]) -> None:
@@ -138,9 +145,9 @@ def _add_maps(command: Parser, metrics: tuple[str, ...]) -> None:
     add("--layer", help="layer to explain, as in model.named_modules(); by default the last stage")
     add("--target", help="class to explain, by index or name; by default each image's top-1")
     add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
-    add_names(command, "--methods", "by default LayerGradCam; all: usu methods")
-    add_names(command, "--upsamplers", f"by default {','.join(_DEFAULT_UPSAMPLERS)}")
-    add_names(command, "--metrics", f"by default {','.join(metrics)}")
+    add_names(command, ("--methods",), "by default LayerGradCam; all: usu methods")
+    add_names(command, ("--upsamplers",), f"by default {','.join(_DEFAULT_UPSAMPLERS)}")
+    add_names(command, ("--metrics",), f"by default {','.join(metrics)}")
     add(
         "--evaluations",
         type=positive,
@@ -151,7 +158,7 @@ def _add_maps(command: Parser, metrics: tuple[str, ...]) -> None:
     add("--samples", type=positive, help="boxes or pixel sets that a metric draws")
     add("--precision", choices=("no", "bf16"), help="bf16 to judge, not to explain")
     add("--batch-size", type=positive, help="images per model call")
-    add("--seed", type=int)
+    add("--seed", type=natural)
 
 
 def _add_model(command: Parser) -> None:
@@ -174,7 +181,7 @@ def _add_train_explainer(commands: Commands) -> None:
     add = train.add_argument
     add("--data", type=Path, required=True, help="folder of images, or .npz with uint8 images")
     _add_model(train)
-    add("--out", type=Path, default=Path("usu-explainer"), help="folder to write to")
+    add("--out", type=Path, help="folder to write to")
     add("--held-out", type=positive, help="images to evaluate on, drawn at random")
     add("--labelled", action="store_true", help="one folder per class, or labels in the .npz")
     add(
@@ -189,12 +196,13 @@ def _add_train_explainer(commands: Commands) -> None:
     add("--batch-size", type=positive, help="images per step and process")
     add("--learning-rate", type=positive_number)
     add("--precision", choices=("no", "bf16"), help="bf16 for mixed precision")
-    add("--seed", type=int)
+    add("--seed", type=natural)
     add("--evaluate-every", type=positive, metavar="STEPS")
     add("--checkpoint-every", type=positive, metavar="STEPS")
-    add("--patience", type=int, help="stop after so many evaluations without a gain")
-    add("--workers", type=int, help="processes that read images")
+    add("--patience", type=natural, help="stop after so many evaluations without a gain; 0: never")
+    add("--workers", type=natural, help="processes that read images")
     add("--strict", action="store_true", help="stop at an image that cannot be read")
+    show_defaults(train, TrainOptions)
 
 
 def _demo(given: argparse.Namespace) -> None:
@@ -205,19 +213,19 @@ def _demo(given: argparse.Namespace) -> None:
 
 
 def _explain(given: argparse.Namespace) -> None:
-    from usu_cli._explain import ExplainOptions, run_explain
+    from usu_cli._explain import run_explain
 
     run_explain(ExplainOptions(**given_options(given, upsamplers=_DEFAULT_UPSAMPLERS)))
 
 
 def _compare(given: argparse.Namespace) -> None:
-    from usu_cli.evaluate import CompareOptions, run_compare
+    from usu_cli.evaluate import run_compare
 
     run_compare(CompareOptions(**_map_options(given, metrics=_COMPARED_METRICS)))
 
 
 def _evaluate(given: argparse.Namespace) -> None:
-    from usu_cli.evaluate import EvaluateOptions, run_evaluate
+    from usu_cli.evaluate import run_evaluate
 
     options = _map_options(given, metrics=_DEFAULT_METRICS, against=None)
     run_evaluate(EvaluateOptions(**options))
@@ -230,7 +238,7 @@ def _map_options(given: argparse.Namespace, **defaults: tuple[str, ...] | None) 
 
 
 def _train_explainer(given: argparse.Namespace) -> None:
-    from usu_cli._train import TrainOptions, run_train
+    from usu_cli._train import run_train
 
     run_train(TrainOptions(**given_options(given)))
 

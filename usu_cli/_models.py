@@ -21,6 +21,7 @@ from usu_cli._architectures import FORMS, Architecture, find_architecture
 from usu_cli._classes import imagenet_names
 from usu_cli._errors import UsageError, one_line
 from usu_cli._preprocessing import Preprocessing
+from usu_cli._table import counted
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _with_weights(architecture: Architecture, path: Path) -> nn.Module:
     state = architecture.adapted(_read_safetensors(path))
     model = architecture.build(None)
     # The head's bias comes last, and its length is the number of classes the file was trained for.
-    head, bias = list(model.named_parameters())[-1]
+    *_, (head, bias) = ("", torch.empty(0)), *model.named_parameters()
     if head in state and state[head].ndim == 1 and len(state[head]) != len(bias):
         model = architecture.build(len(state[head]))
     own = model.state_dict()
@@ -152,6 +153,13 @@ def _count_outputs(model: nn.Module, size: int, name: str) -> int:
             output = model(torch.zeros(1, 3, size, size))
     # timm asserts; a flattening head, or a kernel larger than its input, fails inside torch.
     except (AssertionError, RuntimeError) as error:
+        convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+        first = next(convolutions, None)
+        if first is not None and first.in_channels != 3:
+            raise UsageError(
+                f"{name} takes images of {counted(first.in_channels, 'channel')}, and is given "
+                "RGB: three"
+            ) from error
         raise UsageError(f"{name} takes no input of --size {size}: {one_line(error)}") from error
     # Whatever a person's own model raises is theirs to read, in the one line there is.
     except Exception as error:

@@ -7,6 +7,7 @@ concentrated than an interpolated one of the same mass.
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -83,7 +84,10 @@ def panel_png(title: str, panels: Sequence[Panel]) -> bytes:
             transform=axes.transAxes, ha="center", va="top",
         )  # fmt: skip
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    # Names in scripts that the font lacks are boxes here, and right on the page.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 

@@ -2,18 +2,15 @@
 
 import base64
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usu_cli._errors import UsageError, one_line
+from usu_captum.ranking._checkpoint import write_text
+from usu_cli._folder import MANIFEST, PAGE, earlier_report
 from usu_cli._pictures import Panel, panel_png, png
-
-PAGE = "report.html"
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -52,50 +49,28 @@ def sheet_stem(number: int, path: Path) -> str:
     return f"{number:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', path.stem)[:60]}"
 
 
-def check_apart(out: Path, data: Path) -> None:
-    """Raise a UsageError if pictures would be written among the images that are read."""
-    if out.resolve() == data.resolve():
-        raise UsageError(
-            f"--out {str(out)!r} is the folder of images, and pictures are written there; "
-            "give another --out"
-        )
-
-
-def prepare_folder(out: Path) -> Path:
-    """Create ``out`` and check that files can be written there, before any work is done.
-
-    Raises:
-        UsageError: if not.
-    """
-    probe = out / f".usu-probe-{os.getpid()}"  # several processes may prepare one folder
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"cannot write to --out {str(out)!r}: {one_line(error)}") from error
-    return out
-
-
 def write_report(report: Report, manifest: Mapping[str, Any], out: Path) -> list[Path]:
     """Write the pictures, the page and the manifest into ``out`` and return their paths.
+
+    Files of an earlier report of the same command are replaced, or removed.
 
     Args:
         report: What people read.
         manifest: What programs read: strict JSON, here completed with the names of the files.
-        out: An existing folder.
+        out: An existing folder; see :func:`usu_cli._folder.prepare_report`.
     """
-    pictures = []
-    for sheet in report.sheets:
-        pictures.append(out / f"{sheet.stem}.png")
-        pictures[-1].write_bytes(panel_png(f"{sheet.title} — {sheet.note}", sheet.panels))
-    page = out / PAGE
-    html = template("report.html.j2").render(report=report, title=report.title, facts=report.facts)
-    page.write_text(html, encoding="utf-8")
-    record = {**manifest, "files": {"page": PAGE, "pictures": [p.name for p in pictures]}}
+    names = [f"{sheet.stem}.png" for sheet in report.sheets]
+    for name in set(earlier_report(out, manifest["command"])).difference((*names, MANIFEST)):
+        (out / name).unlink(missing_ok=True)
+    record = {**manifest, "files": {"page": PAGE, "pictures": names}}
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    (out / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    return [*pictures, page, out / MANIFEST]
+    # First, so that what a run was stopped at is known for its own by the next.
+    write_text(out / MANIFEST, text + "\n")
+    for name, sheet in zip(names, report.sheets, strict=True):
+        (out / name).write_bytes(panel_png(f"{sheet.title} — {sheet.note}", sheet.panels))
+    html = template("report.html.j2").render(report=report, title=report.title, facts=report.facts)
+    (out / PAGE).write_text(html, encoding="utf-8")
+    return [out / name for name in (*names, PAGE, MANIFEST)]
 
 
 def template(name: str) -> Any:

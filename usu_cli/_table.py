@@ -18,6 +18,16 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: bo
     return "\n".join(lines)
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number and what there is so many of.
+
+    Example:
+        >>> counted(1, "image"), counted(2, "image")
+        ('1 image', '2 images')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _line(row: Sequence[str], widths: Sequence[int], left: bool) -> str:
     first, *others = (
         cell.ljust(width) if left or column == 0 else cell.rjust(width)

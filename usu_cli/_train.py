@@ -2,8 +2,7 @@
 
 import sys
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import fields
 
 import torch
 
@@ -17,35 +16,13 @@ from usu_captum.ranking import (
     split_images,
     train_explainer,
 )
-from usu_cli._asked import ModelOptions, classifier_as_asked
+from usu_cli._asked import classifier_as_asked
 from usu_cli._errors import UsageError, one_line
-from usu_cli._report import check_apart, prepare_folder
+from usu_cli._folder import check_apart, prepare_folder
+from usu_cli._options import TrainOptions
+from usu_cli._table import counted
 
 _SHOWN = 12  # folders that are told with their outputs
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions(ModelOptions):
-    """What was asked for on the command line; see ``usu train-explainer --help``."""
-
-    data: Path
-    out: Path
-    held_out: int = 100
-    labelled: bool = False
-    encoder: str = "classifier"
-    encoder_weights: Path | None = None
-    conditioning: str = "head"
-    gradients: bool = False
-    steps: int = 2000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    precision: str = "no"
-    seed: int = 0
-    evaluate_every: int = 200
-    checkpoint_every: int = 200
-    patience: int = 0
-    workers: int = 0
-    strict: bool = False
 
 
 def run_train(options: TrainOptions) -> None:
@@ -54,6 +31,8 @@ def run_train(options: TrainOptions) -> None:
     Raises:
         UsageError: if anything named does not exist or does not fit, or training cannot go on.
     """
+    if not options.data.exists():
+        raise UsageError(f"--data {str(options.data)!r} does not exist")
     check_apart(options.out, options.data)
     prepare_folder(options.out)
     classifier = classifier_as_asked(options)
@@ -69,6 +48,11 @@ def run_train(options: TrainOptions) -> None:
             outputs=classifier.classes or classifier.outputs,
             leave_out=options.out,  # what was drawn there before
         )
+        if options.held_out >= len(source):
+            raise UsageError(
+                f"--held-out {options.held_out} leaves none of {counted(len(source), 'image')} to "
+                f"train on; give fewer ({TrainOptions.held_out} unless told otherwise)"
+            )
         _say_labels(source)
         data, held_out = split_images(source, options.held_out, options.seed)
         # The decoder starts at random: a run that is called again must start alike.
@@ -104,22 +88,30 @@ def run_train(options: TrainOptions) -> None:
                 held_out=held_out,
             )  # fmt: skip
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        raise UsageError(one_line(error)) from error
+        raise UsageError(_by_its_flag(one_line(error))) from error
     if not _is_first_process():
         return
     if result.unreadable:
-        print(f"{len(result.unreadable)} of {len(source)} images could not be read:")
+        print(f"{len(result.unreadable)} of {counted(len(source), 'image')} could not be read:")
         for name in result.unreadable:
             print(f"  {name}")
     if result.best is not None:
         print(
             f"best at step {int(result.best['step'])} of {result.steps}: deletion "
             f"{result.best['deletion']:.4f}, insertion {result.best['insertion']:.4f} on "
-            f"{len(held_out)} held-out images"
+            f"{counted(len(held_out), 'held-out image')}"
         )
         if result.best["step"] == 0:
             print("no step improved on the untrained network: try more steps, or more images")
     print(f"trained explainer: {result.path}")
+
+
+def _by_its_flag(message: str) -> str:
+    """Name the option instead of the argument that a message begins with."""
+    name, _, rest = message.partition(" ")
+    name = {"out_dir": "out", "path": "data", "folder": "data"}.get(name, name)
+    known = {field.name for field in fields(TrainOptions)}
+    return f"--{name.replace('_', '-')} {rest}" if name in known and rest[:4] == "must" else message
 
 
 def _say_labels(source: object) -> None:

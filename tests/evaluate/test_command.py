@@ -135,6 +135,66 @@ def test_running_again_measures_nothing_and_more_adds_only_that(
     assert [(r.upsampler, r.metric) for r in added] == [("usu", "infidelity")]
 
 
+def test_it_says_what_was_asked_for_and_what_else_is_there(
+    done: Path, work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    wanted = ("--methods", "random", "--metrics", "iou", "--masks", work / "masks")
+    run(out, *wanted)
+    said = capsys.readouterr().out
+    assert said.startswith("4 of 6 images have a mask\n")
+    assert "\n6 images; tables" in said
+    run(out, *wanted, "--images", "2")
+    said = capsys.readouterr().out
+    assert said.startswith("1 of 2 images has a mask\n")
+    assert "\n6 images in this folder, 2 asked for; tables" in said
+
+
+def test_one_image(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, *SMALL, "--images", "1", "--metrics", "deletion")
+    assert "\n1 image; tables" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()))
+    (row,) = (row for row in rows if row["upsampler"] == "usu")
+    assert row["gain"]
+    assert (row["low"], row["high"]) == ("", ""), "one image has no interval"
+    assert " to " not in (tmp_path / "summary.md").read_text().partition("95 % interval")[2]
+    page = (tmp_path / "report.html").read_text()
+    assert ">None<" not in page
+    assert "first class" in page
+    assert "`" not in page
+    assert "1 image. + better and - worse" in page
+
+
+def test_a_persons_own_files_are_left_alone(
+    work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(out: Path, data: Path | None = None) -> str:
+        with pytest.raises(SystemExit):
+            run(out, "--methods", "random", "--metrics", "sparseness", data=data)
+        return capsys.readouterr().err
+
+    for name in ("report.html", "summary.csv", "ranks-deletion.png"):
+        (tmp_path / name).write_text("mine")
+        assert f"{name}' exists, and is not of an earlier usu evaluate" in refusal(tmp_path)
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+        (tmp_path / name).unlink()
+    shutil.copy(work / "images" / "a" / "1.png", tmp_path / "scatter.png")
+    (tmp_path / "list.txt").write_text("scatter.png")
+    assert "scatter.png' is read, and would be replaced" in refusal(tmp_path, tmp_path / "list.txt")
+
+
+def test_plots_that_are_not_drawn_again_are_removed(run: Run, done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    (out / "ranks-road.png").write_text("of an earlier version")
+    (out / "mine.png").write_text("mine")
+    run(out, "--methods", "random", "--metrics", "sparseness")
+    assert not (out / "ranks-road.png").exists()
+    assert (out / "mine.png").exists()
+    assert (out / "ranks-deletion.png").exists()
+
+
 def test_the_mass_error_is_the_upsamplings(done: Path) -> None:
     errors = {
         name: [r.value or 0.0 for r in read_records(done)
@@ -176,6 +236,8 @@ def test_results_of_other_settings_are_not_mixed(
         (("--metrics", "deletion,iou"), "iou compare with masks"),
         (("--layer", "layer9"), "unknown layer"),
         (("--masks", "."), "no masks in"),
+        (("--methods", "random", "--metrics", "sparseness,mass-error"), "mass-error is of coarse"),
+        (("--nonsense",), "unrecognized arguments: --nonsense (see usu evaluate --help)"),
         (("--target=--5",), "unknown target '--5'"),
     ],
 )

@@ -87,6 +87,7 @@ def test_table_is_the_mean(
         (("--metrics", "deletio"), "deletion"),
         (("--upsamplers", "uso"), "usu"),
         (("--metrics", "iou"), "usu evaluate --masks"),
+        (("--methods", "random", "--metrics", "mass-error"), "mass-error is of coarse maps"),
         (("--layer", "fc"), "cannot explain this"),
     ],
 )
@@ -111,3 +112,18 @@ def test_unreadable_image_stops_before_anything_is_explained(
         main([*start, str(bad), "--out", str(tmp_path)])
     (line,) = capsys.readouterr().err.splitlines()
     assert "bad.png" in line
+
+
+def test_a_model_without_parameters(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bare_models.py").write_text(
+        "from torch import nn\n"
+        "def pools():\n"
+        "    return nn.Sequential(nn.AvgPool2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    image = str(work / "images" / "a" / "1.png")
+    main(["compare", image, "--model", "bare_models:pools", "--size", "64",
+          "--upsamplers", "bilinear", "--metrics", "sparseness", "--out", "o"])  # fmt: skip
+    assert json.loads((tmp_path / "o" / "manifest.json").read_text())["records"][0]["value"]

@@ -68,7 +68,7 @@ def test_a_method_that_fails_for_an_image_goes_on_and_is_tried_again(
     explains(lambda subject: subject.target != 1 or is_noise(subject))
     run(tmp_path, *wanted, data=data)
     said = capsys.readouterr().out
-    assert "2 values could not be measured, and are tried again next time; the first: " in said
+    assert "2 values could not be measured, and will be tried again next time; the first: " in said
     assert "deletion of a/1.png#1: method 'random' cannot explain this: not this one" in said
     records = read_records(tmp_path)
     assert {r.key[:2] for r in records if r.value is None} == {("a/1.png#1", "random")}
@@ -143,8 +143,8 @@ def test_a_corrected_mask_is_measured_again(
     wanted = ("--methods", "random", "--metrics", "iou", "--masks", str(masks))
     out = tmp_path / "out"
     run(out, *wanted, data=work / "images" / "a")
-    assert "1 values could not be measured" in (said := capsys.readouterr().out)
-    assert "1 images; tables" in said, "an image without a value is not counted"
+    assert "1 value could not be measured" in (said := capsys.readouterr().out)
+    assert "1 image; tables" in said, "an image without a value is not counted"
     (masks / "1.png").write_bytes(good)
     run(out, *wanted, data=work / "images" / "a")
     assert "2 images; tables" in capsys.readouterr().out

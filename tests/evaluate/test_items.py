@@ -27,6 +27,12 @@ def test_masks_are_found_by_name(work: Path) -> None:
     assert [item.mask is not None for item in items] == [True, True, False, True, True, False]
 
 
+def test_masks_may_have_a_capital_suffix(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "1.png")
+    mask = picture(tmp_path / "masks" / "1.PNG")
+    assert list_items(tmp_path / "images", tmp_path / "masks")[0].mask == mask
+
+
 def test_lists_are_relative_to_themselves(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("x/1.png\n\n2.png\n")
     items = list_items(tmp_path / "list.txt")
@@ -53,6 +59,10 @@ def test_a_table_gives_targets_and_masks(tmp_path: Path) -> None:
         ("a.csv", "file\n1.png\n", "columns"),
         ("a.csv", "image,label\n1.png,2\n", "columns"),
         ("a.json", "[]", "must be a folder"),
+        ("a.txt", "a/1.png\n./a/1.png\n", "names 'a/1.png' twice"),
+        ("a.txt", "a/1.png\na/../a/1.png\n", r"names 'a/\.\./a/1.png' twice"),
+        ("a.csv", "image,target\n1.png,\n,3\n", "row 2 below the header of .* names no image"),
+        ("a.csv", "image,target\na, b.png,3\n", "row 1 below the header of .* has more cells"),
     ],
 )
 def test_lists_that_make_no_sense(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -66,6 +76,8 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         list_items(tmp_path / "missing.txt")
     with pytest.raises(UsageError, match="no images"):
         list_items(tmp_path)
+    with pytest.raises(UsageError, match=r"--data .*nodir' does not exist"):
+        list_items(tmp_path / "nodir")
 
 
 def picture(path: Path, value: int = 0) -> Path:

@@ -1,7 +1,9 @@
 """What training reads, and the first kind of it: a folder of pictures."""
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections import deque
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,21 +20,65 @@ SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 UNLABELLED = -1
+# The files that say what results are of, and this project's name among the versions in each.
+_RESULTS = {
+    "settings.json": "usu-attribution",
+    "manifest.json": "usu-attribution",
+    "explainer.json": "usu",
+}
 
 
 def image_files(folder: Path, leave_out: Iterable[Path] = ()) -> list[Path]:
-    """List the images in and below a folder, but for other files and folders that lie below it."""
+    """List the images in and below a folder, through links, but for hidden ones.
+
+    Folders below it with results of this project are not searched, whose pictures are no data.
+    Neither are other files and folders that lie below it and are to be left out.
+    """
     top = folder.resolve()
     # Real paths, since one may be given absolutely and the other not.
-    real = [other.resolve() for other in leave_out]
-    away = [folder / other.relative_to(top) for other in real if top in other.parents]
+    away = {real for other in leave_out if top in (real := other.resolve()).parents}
     return sorted(
         path
-        for path in folder.rglob("*")
+        for place, real in _folders(folder, away)
+        for path in place.iterdir()
         if path.suffix.lower() in SUFFIXES
-        and not any(path.is_relative_to(other) for other in away)
+        and not path.name.startswith(".")
+        and real / path.name not in away
         and path.is_file()
     )
+
+
+def _folders(top: Path, away: Container[Path]) -> Iterator[tuple[Path, Path]]:
+    """Yield a folder and those below it with their real paths, each once: links may go round.
+
+    Links come last, so that what is reached without one goes by the name it has without one.
+    """
+    seen = set(top.resolve().parents)  # a link there would lead to all that lies beside
+    waiting = deque([top])
+    while waiting:
+        folder = waiting.popleft()
+        real = folder.resolve()
+        skipped = folder != top and (folder.name.startswith(".") or _holds_results(folder))
+        if skipped or real in seen or any(place in away for place in (real, *real.parents)):
+            continue
+        seen.add(real)
+        yield folder, real
+        for below in folder.iterdir():
+            if below.is_dir():
+                (waiting.append if below.is_symlink() else waiting.appendleft)(below)
+
+
+def _holds_results(folder: Path) -> bool:
+    """Whether a command of this project wrote into a folder, by what it says of its versions."""
+    for name, own in _RESULTS.items():
+        try:
+            facts = json.loads((folder / name).read_text(encoding="utf-8"))
+            if own in facts["versions"]:
+                return True
+        # No such file, or one of somebody else.
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return False
 
 
 class UnreadableImageError(ValueError):
@@ -64,8 +110,9 @@ class ImageSource(Protocol):
 class FolderImages:
     """All images in and below a folder, in the order of their names.
 
-    Pictures are read upright and over white, scaled on their short side and cut centrally, RGB or
-    grey as the model has it.
+    Hidden ones, and folders below it that hold results of this project, are left out; links are
+    followed. Pictures are read upright and over white, scaled on their short side and cut
+    centrally, RGB or grey as the model has it.
 
     Args:
         folder: Where to look.

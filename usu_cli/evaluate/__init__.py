@@ -4,8 +4,9 @@ Listing (``_items``), explaining (``_sources``, ``_maps``) and judging (``_measu
 in records (``_journal``); statistics, tables, plots and the page are made of records alone.
 """
 
-from usu_cli.evaluate._command import EvaluateOptions, run_evaluate
-from usu_cli.evaluate._compare import CompareOptions, run_compare
+from usu_cli._options import CompareOptions, EvaluateOptions
+from usu_cli.evaluate._command import run_evaluate
+from usu_cli.evaluate._compare import run_compare
 from usu_cli.evaluate._items import Item, list_items
 from usu_cli.evaluate._journal import Journal, Record, read_records
 from usu_cli.evaluate._measures import MEASURES

@@ -1,35 +1,31 @@
 """What commands that measure maps have in common: what is asked for, checked."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import fields
 
-from usu_cli._asked import ModelOptions, find_layer
+from usu_cli._asked import find_layer
 from usu_cli._classes import find_target
-from usu_cli._errors import unknown
+from usu_cli._errors import UsageError, unknown
 from usu_cli._maps import check_upsamplers
 from usu_cli._models import Classifier
+from usu_cli._options import MapOptions, Wanted
 from usu_cli.evaluate._measures import MEASURES
-from usu_cli.evaluate._plan import Plan, Wanted
-from usu_cli.evaluate._sources import known_methods
+from usu_cli.evaluate._plan import Plan
+from usu_cli.evaluate._sources import is_coarse, known_methods
 from usu_core import resolve
 
 
-@dataclass(frozen=True, kw_only=True)
-class MapOptions(ModelOptions, Wanted):
-    """Which maps of which model to measure how; see ``--help``."""
-
-    out: Path
-    upsamplers: tuple[str, ...]
-    layer: str | None = None
-    target: str | None = None
-
-
 def check_maps(options: MapOptions) -> None:
-    """Raise a UsageError if a method, a metric or an upsampler is unknown."""
+    """Raise a UsageError if a method, a metric or an upsampler is unknown, or can have no value."""
     check_known("method", options.methods, known_methods())
     check_known("metric", options.metrics, MEASURES)
     check_upsamplers(options.upsamplers)
+    of_coarse = [metric for metric in options.metrics if MEASURES[metric].run is None]
+    if of_coarse and not any(is_coarse(method) for method in options.methods):
+        raise UsageError(
+            f"{', '.join(of_coarse)} is of coarse maps, and {', '.join(options.methods)} gives "
+            "none; see usu methods"
+        )
 
 
 def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:

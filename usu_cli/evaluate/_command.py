@@ -1,6 +1,6 @@
 """What ``usu evaluate`` does with what was asked for."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,13 +9,15 @@ import torch
 
 from usu_cli._asked import classifier_as_asked
 from usu_cli._errors import UsageError
-from usu_cli._report import PAGE, prepare_folder
-from usu_cli._table import text_table
-from usu_cli.evaluate._asked import MapOptions, check_known, check_maps, plan_as_asked
-from usu_cli.evaluate._items import list_items
+from usu_cli._folder import check_free, prepare_folder
+from usu_cli._options import EvaluateOptions
+from usu_cli._table import counted, text_table
+from usu_cli.evaluate._asked import check_known, check_maps, plan_as_asked
+from usu_cli.evaluate._fingerprints import IMAGES
+from usu_cli.evaluate._items import Item, list_items
 from usu_cli.evaluate._journal import Record, read_records
 from usu_cli.evaluate._measures import MEASURES
-from usu_cli.evaluate._page import write_summary
+from usu_cli.evaluate._page import FILES, write_summary
 from usu_cli.evaluate._plan import SETTINGS, read_settings
 from usu_cli.evaluate._run import evaluate
 from usu_cli.evaluate._sources import is_coarse
@@ -23,19 +25,8 @@ from usu_cli.evaluate._summary import summarise
 from usu_cli.evaluate._tables import means
 
 _EXTRA = ("scipy", "pandas", "scikit_posthocs", "tabulate")
-_WRITTEN = ("records-*.jsonl", "records-*.lock", SETTINGS, PAGE, "summary.*", "curves.png",
-            "scatter.png", "ranks-*.png")  # fmt: skip
+_WRITTEN = ("records-*.jsonl", "records-*.lock", SETTINGS, IMAGES, *FILES)
 _SLOWEST = timedelta(days=7)  # that the other processes wait for the slowest
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(MapOptions):
-    """What was asked for on the command line; see ``usu evaluate --help``."""
-
-    data: Path
-    against: tuple[str, ...] | None = None
-    masks: Path | None = None
-    images: int | None = None
 
 
 def run_evaluate(options: EvaluateOptions) -> None:
@@ -58,18 +49,23 @@ def run_evaluate(options: EvaluateOptions) -> None:
         raise UsageError(
             f"{', '.join(masked)} compare with masks; give --masks DIR or a list with masks"
         )
+    _check_free(options, items)
     prepare_folder(options.out)
     classifier = classifier_as_asked(options)
     plan = plan_as_asked(options, classifier)
     processes = _Processes()
     classifier.model.to(processes.device)
+    with_mask = sum(item.mask is not None for item in items)
+    if processes.first and 0 < with_mask < len(items):
+        has = "has" if with_mask == 1 else "have"
+        print(f"{with_mask} of {len(items)} images {has} a mask", flush=True)
     unreadable = evaluate(
         classifier, items, plan, options.out, shard=processes.index, shards=processes.count
     )
     _report_unreadable(unreadable, len(items[processes.index :: processes.count]))
     processes.wait()
     if processes.first:
-        _sum_up(options.out, against)
+        _sum_up(options.out, against, items)
 
 
 class _Processes:
@@ -102,6 +98,14 @@ def _check_files(out: Path) -> None:
                 )
 
 
+def _check_free(options: EvaluateOptions, items: Sequence[Item]) -> None:
+    """Raise a UsageError if a file that is read, or of something else, would be replaced."""
+    read = [options.data, *(path for i in items for path in (i.path, i.mask) if path is not None)]
+    # What else has such a file is told from evaluate's before anything is measured.
+    own = FILES if (options.out / SETTINGS).is_file() else ()
+    check_free(options.out, "evaluate", FILES, own=own, inputs=read)
+
+
 def _check_names(options: EvaluateOptions) -> tuple[str, ...]:
     """Return what to compare with: bilinear, if it is measured and nothing else was asked for."""
     coarse = any(is_coarse(method) for method in options.methods)
@@ -118,12 +122,12 @@ def _check_names(options: EvaluateOptions) -> tuple[str, ...]:
 
 def _report_unreadable(unreadable: dict[str, str], items: int) -> None:
     if unreadable:
-        print(f"{len(unreadable)} of {items} images could not be read:")
+        print(f"{len(unreadable)} of {counted(items, 'image')} could not be read:")
         for name, reason in unreadable.items():
             print(f"  {name}: {reason}")
 
 
-def _sum_up(out: Path, against: tuple[str, ...]) -> None:
+def _sum_up(out: Path, against: tuple[str, ...], items: Sequence[Item]) -> None:
     records = read_records(out)
     if not records:
         raise UsageError("nothing could be measured: no image could be read")
@@ -134,10 +138,14 @@ def _sum_up(out: Path, against: tuple[str, ...]) -> None:
     print(text_table(*means(summary, against[0] if against else None)))
     if summary.errors:
         print(
-            f"{len(summary.errors)} values could not be measured, and are tried again next time; "
-            f"the first: {_failure(summary.errors[0])}"
+            f"{counted(len(summary.errors), 'value')} could not be measured, and will be "
+            f"tried again next time; the first: {_failure(summary.errors[0])}"
         )
-    print(f"{summary.images} images; tables, pictures and the page to open: {files[-1]}")
+    asked = {item.name for item in items}
+    more = any(record.image not in asked for record in records)
+    here = f" in this folder, {len(asked)} asked for" if more else ""
+    images = counted(summary.images, "image")
+    print(f"{images}{here}; tables, pictures and the page to open: {files[-1]}")
 
 
 def _failure(record: Record) -> str:

@@ -1,7 +1,7 @@
 """``usu compare``: methods and upsamplers side by side on a few images, every map measured."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ from tqdm import tqdm
 from usu_cli._asked import classifier_as_asked
 from usu_cli._classes import class_name
 from usu_cli._errors import UsageError
-from usu_cli._images import read_image
+from usu_cli._folder import prepare_report
+from usu_cli._images import read_image, utf8
 from usu_cli._models import Classifier
+from usu_cli._options import CompareOptions
 from usu_cli._pictures import Panel, overlay
-from usu_cli._report import Report, Sheet, Table, prepare_folder, sheet_stem, write_report
-from usu_cli._table import text_table
+from usu_cli._report import Report, Sheet, Table, sheet_stem, write_report
+from usu_cli._table import counted, text_table
 from usu_cli._versions import versions, versions_text
-from usu_cli.evaluate._asked import MapOptions, check_maps, plan_as_asked
-from usu_cli.evaluate._items import Item, utf8
+from usu_cli.evaluate._asked import check_maps, plan_as_asked
+from usu_cli.evaluate._items import Item
 from usu_cli.evaluate._journal import Record
 from usu_cli.evaluate._maps import FineMap
 from usu_cli.evaluate._measures import MEASURES
@@ -28,13 +30,6 @@ from usu_cli.evaluate._sources import Subject
 from usu_cli.evaluate._subjects import make_methods, make_subject
 from usu_cli.evaluate._summary import label, summarise
 from usu_cli.evaluate._tables import figure, means
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareOptions(MapOptions):
-    """What was asked for on the command line; see ``usu compare --help``."""
-
-    images: tuple[Path, ...]
 
 
 def run_compare(options: CompareOptions) -> None:
@@ -47,12 +42,14 @@ def run_compare(options: CompareOptions) -> None:
     masked = [metric for metric in options.metrics if MEASURES[metric].needs_mask]
     if masked:
         raise UsageError(f"{', '.join(masked)} compare with masks; usu evaluate --masks takes them")
-    prepare_folder(options.out)
+    paths = list(dict.fromkeys(options.images))
+    stems = [sheet_stem(number, path) for number, path in enumerate(paths, start=1)]
+    prepare_report(options.out, "compare", stems, paths)
     classifier = classifier_as_asked(options)
     plan = plan_as_asked(options, classifier)
     methods = make_methods(classifier, plan)
     # Everything is read before anything is explained: that is quick.
-    items = [Item(utf8(str(path)), path) for path in dict.fromkeys(options.images)]
+    items = [Item(utf8(str(path)), path) for path in paths]
     subjects = [make_subject(item, plan.target, classifier, plan.seed) for item in items]
     sheets: list[Sheet] = []
     records: list[Record] = []
@@ -113,7 +110,7 @@ def _write(
             "map is scaled to its own 99.5th percentile; all share one colour scale, and show what "
             "speaks for the class.",
             *(f"{name.capitalize()}: {MEASURES[name].about}." for name in plan.metrics),
-            f"{len(sheets)} images are a look, not evidence: usu evaluate measures many and tests.",
+            "A few images are a look, not evidence: usu evaluate measures many, and tests.",
         ),
         facts={
             "Model": classifier.name,
@@ -140,4 +137,5 @@ def _write(
     print(text_table(total.header, total.rows))
     if len(sheets) > 1:
         print(f"\nMeans over {len(sheets)} images.")
-    print(f"{len(sheets)} pictures, {paths[-1].name} and the page to open: {paths[-2]}")
+    pictures = counted(len(sheets), "picture")
+    print(f"{pictures}, {paths[-1].name} and the page to open: {paths[-2]}")

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from PIL import Image
 from usu_captum.ranking._images import image_files
 from usu_captum.ranking._pictures import DAMAGE, in_eight_bits
 from usu_cli._errors import UsageError, one_line
-from usu_cli._report import check_apart
+from usu_cli._folder import check_apart
+from usu_cli._images import utf8
 
 _COLUMNS = ("image", "target", "mask")
+_MASK_SUFFIXES = (".png", ".PNG", ".Png")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ def list_items(
 
     Args:
         data: The folder or list.
-        masks: A folder with, for ``a/b.jpg``, ``a/b.png``; images without one have no mask. Of a
-            list, images that are not below its folder go by the names of their files.
+        masks: A folder with, for ``a/b.jpg``, ``a/b.png``, or ``PNG``; images without one have no
+            mask. Of a list, images that are not below its folder go by the names of their files.
         count: Take so many, evenly spaced.
         out: Where results go. Neither it nor ``masks`` is searched for images.
 
@@ -61,13 +63,16 @@ def list_items(
         items = [Item(utf8(file.relative_to(data).as_posix()), file) for file in files]
     elif data.suffix.lower() in (".txt", ".csv"):
         items = _listed(data)
+    elif not data.exists():
+        raise UsageError(f"--data {str(data)!r} does not exist")
     else:
         raise UsageError(f"--data must be a folder, a .txt or a .csv list, got {str(data)!r}")
     if not items:
         raise UsageError(f"no images in {str(data)!r}")
-    double = _first_repeated(item.name for item in items)
-    if double is not None:
-        raise UsageError(f"{str(data)!r} names {double!r} twice")
+    for keys in ([i.name for i in items], [(_plain(i.path), i.target) for i in items]):
+        double = _first_repeated(keys)
+        if double is not None:
+            raise UsageError(f"{str(data)!r} names {items[double].name!r} twice")
     if masks is not None:
         items = _with_masks(items, masks, data if data.is_dir() else data.parent)
     own = next((item for item in items if _is_own_mask(item)), None)
@@ -101,22 +106,12 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     return mask
 
 
-def utf8(name: str) -> str:
-    r"""Return a file's name with what is not UTF-8 in it spelled out, so that it can be written.
-
-    Example:
-        >>> utf8("a\udcff.png")
-        'a\\udcff.png'
-    """
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def _listed(path: Path) -> list[Item]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the list {str(path)!r}: {one_line(error)}") from error
-    rows: list[dict[str, str]]
+    rows: Sequence[Mapping[str | None, str]]
     if path.suffix.lower() == ".txt":
         # Not splitlines, which also splits at characters that names of files may contain.
         rows = [{"image": line.strip()} for line in text.split("\n") if line.strip()]
@@ -134,25 +129,33 @@ def _listed(path: Path) -> list[Item]:
                 f"the columns of {str(path)!r} must be image and, if known, target and mask, got "
                 f"{', '.join(reader.fieldnames or ()) or 'none'}"
             )
-    return [_from_row(path.parent, row) for row in rows]
+    return [_from_row(path, place, row) for place, row in enumerate(rows, start=1)]
 
 
-def _from_row(folder: Path, row: dict[str, str]) -> Item:
+def _from_row(path: Path, place: int, row: Mapping[str | None, str]) -> Item:
     image, target, mask = ((row.get(column) or "").strip() for column in _COLUMNS)
+    # Cells beyond the header come under None: most often, a comma in a name without quotes.
+    if not image or None in row:
+        fault = (
+            "names no image" if not image else "has more cells than the header; check its quotes"
+        )
+        raise UsageError(f"row {place} below the header of {str(path)!r} {fault}")
+    folder, name = path.parent, Path(image).as_posix()  # ./a.png is a.png
     return Item(
-        name=f"{image}#{target}" if target else image,
+        name=f"{name}#{target}" if target else name,
         path=folder / image,
         target=target or None,
         mask=folder / mask if mask else None,
     )
 
 
-def _first_repeated(names: Iterable[str]) -> str | None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
+def _first_repeated(keys: Iterable[Hashable]) -> int | None:
+    """Return the place of the first key that was there before."""
+    seen: set[Hashable] = set()
+    for place, key in enumerate(keys):
+        if key in seen:
+            return place
+        seen.add(key)
     return None
 
 
@@ -180,8 +183,10 @@ def _mask_of(item: Item, masks: Path, base: Path) -> Path | None:
     image, base = _plain(item.path), _plain(base)
     # The path of an image elsewhere would lead out of the masks, maybe to the image itself.
     place = image.relative_to(base) if image.is_relative_to(base) else Path(image.name)
-    path = masks / place.with_suffix(".png") if place.name else masks
-    return path if path.is_file() else None
+    if not place.name:
+        return None
+    paths = (masks / place.with_suffix(suffix) for suffix in _MASK_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _plain(path: Path) -> Path:

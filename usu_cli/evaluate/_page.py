@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usu_cli._report import PAGE, Table, template
+from usu_cli._folder import PAGE
+from usu_cli._report import Table, template
+from usu_cli._table import counted
 from usu_cli.evaluate import _plots, _tables
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._summary import Summary
+
+FILES = (
+    "summary.md", "summary.csv", "summary.tex", PAGE, "curves.png", "scatter.png",
+    *(f"ranks-{metric}.png" for metric in MEASURES),
+)  # fmt: skip
+"""All that :func:`write_summary` may write."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ def write_summary(
         **{f"{name}.png": content for name, content in pictures.items() if content},
         PAGE: _page(summary, settings, peer, pictures).encode(),
     }
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)  # what an earlier run drew need not be drawn again
     for name, content in files.items():
         (out / name).write_bytes(content)
     return [out / name for name in files]
@@ -66,7 +76,7 @@ def _page(
     parts = [
         Part(
             "Means",
-            f"{summary.images} images. {_tables.note(peer) if peer else ''}",
+            f"{counted(summary.images, 'image')}. {_marks(peer)}",
             Table(*_tables.means(summary, peer)),
         ),
         Part("Curves", "Means over images and references.", picture=pictures["curves"]),
@@ -88,6 +98,8 @@ def _page(
         for name, value in settings.items()
         if name != "upsamplers"
     }
+    if settings.get("target") is None:
+        facts["target"] = "each image's first class, or the list's"
     if summary.errors:
         facts["values that could not be measured"] = str(len(summary.errors))
     html: str = template("evaluate.html.j2").render(
@@ -96,3 +108,8 @@ def _page(
         facts=facts,
     )
     return html
+
+
+def _marks(peer: str | None) -> str:
+    # Markdown's quotes would be seen on a page.
+    return "" if peer is None else _tables.note(peer).replace("`", "")

@@ -10,36 +10,12 @@ from usu_captum._digest import weights_digest
 from usu_captum.ranking._checkpoint import write_text
 from usu_cli._errors import UsageError, one_line
 from usu_cli._models import Classifier
+from usu_cli._options import Wanted
 from usu_cli._versions import versions
 from usu_core import AnyUpsampler, to_dict
 
 SETTINGS = "settings.json"
 _PACKAGE = "usu-attribution"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a command line and a plan say in the same words.
-
-    Args:
-        methods: Names in :func:`known_methods`.
-        metrics: Names in ``MEASURES``.
-        evaluations: Model evaluations that a perturbation method may spend on an image.
-        steps: Steps of deletion and insertion.
-        samples: Boxes, subsets or masks that a metric draws.
-        precision: ``"bf16"`` to judge, never to explain, in mixed precision.
-        batch_size: Images per model call.
-        seed: Of everything drawn at random.
-    """
-
-    methods: tuple[str, ...]
-    metrics: tuple[str, ...]
-    evaluations: int = 180
-    steps: int = 16
-    samples: int = 96
-    precision: str = "no"
-    batch_size: int = 64
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

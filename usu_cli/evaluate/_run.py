@@ -8,10 +8,11 @@ from torch import nn
 from tqdm import tqdm
 
 from usu_cli._classes import find_target
-from usu_cli._errors import UsageError, one_line
+from usu_cli._errors import UsageError, complaint
 from usu_cli._maps import Scored
 from usu_cli._models import Classifier
 from usu_cli.evaluate._failures import Excuse, failed_records, only_this_image
+from usu_cli.evaluate._fingerprints import check_same, write_digests
 from usu_cli.evaluate._items import Item
 from usu_cli.evaluate._journal import Journal, Key, Record, keys, read_records
 from usu_cli.evaluate._judges import Judges, judged_together, records_of
@@ -49,9 +50,10 @@ def evaluate(
         The items that could not be read, with the reason; they are tried again next time.
 
     Raises:
-        UsageError: If ``out`` holds results of other settings, another process writes this
-            shard, a name or target is unknown, or a method cannot explain the model. One that
-            cannot explain an image leaves records that say so.
+        UsageError: If ``out`` holds results of other settings, or of other pictures or masks by
+            the same names, another process writes this shard, a name or target is unknown, or a
+            method cannot explain the model. One that cannot explain an image leaves records that
+            say so.
 
     Cost:
         Per image and map about ``3 (steps + 1)`` model evaluations for each of deletion and
@@ -69,7 +71,9 @@ def evaluate(
     with Journal(out, shard) as journal:
         # Read under the lock: a run that is just ending may still be adding records.
         earlier = read_records(out)
+        digests = check_same(out, items, earlier)
         claim(out, plan, classifier, measured=bool(earlier))
+        write_digests(out, digests)
         done, failed = keys(earlier), {record for record in earlier if record.value is None}
 
         def write(records: Sequence[Record]) -> None:
@@ -182,4 +186,4 @@ def _maps_of(
     try:
         return list(fine_maps(name, explanation, subject, upsamplers, scored))
     except ValueError as error:
-        raise UsageError(f"a map of {name!r} cannot be upsampled: {one_line(error)}") from error
+        raise UsageError(f"a map of {name!r} cannot be upsampled: {complaint(error)}") from error

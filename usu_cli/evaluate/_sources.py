@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import usu_captum
 import usu_gradcam
 from usu_captum import METHODS, ImageSpace
-from usu_cli._errors import UsageError, one_line, unknown
+from usu_cli._errors import UsageError, complaint, unknown
 from usu_cli.evaluate._rise import rise
 from usu_core import Slic
 from usu_core.scoring import ModelScore, fill_images
@@ -139,7 +139,7 @@ def explain(name: str, method: Method, subject: Subject) -> Explanation:
             return method(subject)
     # What captum, the CAM library and torch raise on models they cannot handle.
     except (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"method {name!r} cannot explain this: {one_line(error)}") from error
+        raise UsageError(f"method {name!r} cannot explain this: {complaint(error)}") from error
 
 
 def _layer_map(name: str, setting: Setting, subject: Subject) -> Explanation:

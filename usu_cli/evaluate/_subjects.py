@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -46,7 +47,8 @@ def make_subject(item: Item, target: int | None, classifier: Classifier, seed: i
         UnreadableError: If the picture or its mask cannot be read.
     """
     look = classifier.preprocessing
-    device = next(classifier.model.parameters()).device
+    weights = chain(classifier.model.parameters(), classifier.model.buffers())
+    device = next(weights, torch.empty(0)).device  # without any, a model is where its input is
     mask = None
     try:
         image = read_image(item.path)

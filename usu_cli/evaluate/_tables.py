@@ -57,7 +57,8 @@ def comparisons(chosen: Sequence[Comparison]) -> tuple[list[str], Rows]:
             label(c.peer) if c.peer[1] == AS_IS else c.peer[1],
             str(c.result.images),
             signed(c.result.gain),
-            f"{signed(c.result.low)} to {signed(c.result.high)}",
+            # One image has no spread.
+            f"{signed(c.result.low)} to {signed(c.result.high)}" if c.result.images > 1 else "",
             probability(c.result.p),
             probability(c.holm),
             probability(c.bonferroni),
@@ -110,8 +111,9 @@ def csv_text(summary: Summary) -> str:
             writer.writerow(start + [""] * 12)
         for c in rows or ():
             r = c.result
+            interval = (r.low, r.high) if r.images > 1 else ("", "")
             writer.writerow(
-                [*start, *c.peer, r.images, r.gain, r.low, r.high, r.p, c.holm, c.bonferroni,
+                [*start, *c.peer, r.images, r.gain, *interval, r.p, c.holm, c.bonferroni,
                  r.cohens_d, r.rank_biserial, r.wins]
             )  # fmt: skip
     return stream.getvalue()

@@ -112,6 +112,34 @@ def test_images_below_what_is_left_out_are_data_all_the_same(
     assert FolderImages(folder / "b", SHAPE, space, leave_out=folder).files == every
 
 
+def test_what_is_no_data_and_what_links_lead_to(tmp_path: Path, space: ImageSpace) -> None:
+    top, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for path in (
+        top / "1.png", top / ".2.png", top / ".git" / "3.png", top / "results" / "curves.png",
+        top / "report" / "b" / "01_1.png", top / "explainer" / "curves.png",
+        top / "my" / "own" / "4.png", elsewhere / "5.png",
+    ):  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(path)
+    for name, text in {
+        "results/settings.json": '{"versions": {"usu-attribution": "1"}}',
+        "report/manifest.json": '{"versions": {"usu-attribution": "1"}}',
+        "explainer/explainer.json": '{"versions": {"usu": "1"}}',
+        "my/own/settings.json": '{"versions": 3}',
+        "my/own/manifest.json": "[]",
+        "manifest.json": '{"versions": {"usu-attribution": "1"}}',  # of the folder that is meant
+    }.items():
+        (top / name).write_text(text)
+    (top / "a").symlink_to(top / "my" / "own")  # seen before what it leads to
+    (top / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(top)
+    (top / "up").symlink_to(tmp_path)
+    names = [path.relative_to(top).as_posix() for path in FolderImages(top, SHAPE, space).files]
+    assert names == ["1.png", "linked/5.png", "my/own/4.png"]
+    left = FolderImages(top, SHAPE, space, leave_out=top / "my").files
+    assert [path.name for path in left] == ["1.png", "5.png"], "nor through a link"
+
+
 def test_deep_greys_are_scaled(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 12, dtype=np.uint16).reshape(3, 4)
     wanted = np.rint(np.linspace(0, 255, 12)).reshape(3, 4)
