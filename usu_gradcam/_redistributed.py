@@ -30,7 +30,8 @@ class Redistributed(BaseCAM):
         target_layers: As in the library.
         reshape_transform: As in the library; ``None`` reads it from timm and torchvision vision
             and Swin transformers, also inside a wrapper.
-        *args: Further arguments of the library's class.
+        *args: Further arguments of the library's class, and the three above if a class of another
+            package has other names for them.
         upsampler: A name such as ``"usu"`` (see :func:`usu_core.available`), an object such as
             ``usu_core.USU(...)``, or ``None`` for the library's own result, bit for bit.
         scaling: How maps come into [0, 1]: ``"robust"`` (:func:`usu_core.scale_to_unit`),
@@ -70,11 +71,11 @@ class Redistributed(BaseCAM):
         given.fill(adapted, reshape)
         with evaluating(model):
             super().__init__(*given.bound.args, **given.bound.kwargs)
-        self._own_reshape = reshape is not None
         self._targets_are_fixed = score_fn is not None
         self.activations_and_grads.model = Evaluated(adapted)
-        if reshape is not None:  # Another package's class may have no argument to pass it by.
+        if self.reshape_transform is None:  # Another package's class may have no argument for it.
             self._lay_out(reshape)
+        self._own_reshape = reshape is not None and self.reshape_transform is reshape
 
     def __call__(
         self,

@@ -149,3 +149,13 @@ def test_other_people_s_classes_know_transformers(images: torch.Tensor) -> None:
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5).eval()
     cam = usu_gradcam.redistributing(Powered)(vit, [vit.blocks[-1].norm1], upsampler="nearest")
     assert cam(torch.rand(1, 3, 32, 32), None).shape == (1, 32, 32)
+
+    def first(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (2, 2))
+
+    class Reshaping(library.GradCAM):
+        def __init__(self, net: Any, layers: Any) -> None:
+            super().__init__(net, layers, first)
+
+    theirs = usu_gradcam.redistributing(Reshaping)(vit, [vit.blocks[-1].norm1])
+    assert theirs.reshape_transform is first
