@@ -80,13 +80,23 @@ class MaskedPerturbation:
 
         def score_level(labels: Tensor, active: Tensor) -> Tensor:
             example, segment = active.nonzero(as_tuple=True)
-            none = active.new_zeros(len(segment), active.shape[1])
-            alone = none.scatter(1, segment[:, None], True)
+
+            def single(shown: bool) -> Tensor:
+                """Score each segment shown alone, or hidden alone."""
+                results = []
+                # In chunks here too: every one of P segments has P places.
+                chunks = (part.split(self.chunk_size) for part in (example, segment))
+                for i, k in zip(*chunks, strict=True):
+                    present = active.new_full((len(k), active.shape[1]), not shown)
+                    present.scatter_(1, k[:, None], shown)
+                    results.append(asked.evaluate(labels, present, i))
+                return torch.cat(results)
+
             parts = []
             if whole is not None:
-                parts.append(whole[example] - asked.evaluate(labels, ~alone, example))
+                parts.append(whole[example] - single(shown=False))
             if nothing is not None:
-                parts.append(asked.evaluate(labels, alone, example) - nothing[example])
+                parts.append(single(shown=True) - nothing[example])
             if self.mode == "coalitions":
                 worth = banzhaf_values(asked, labels, active, self.samples, self.seed)
                 parts.append(worth[example, segment])
