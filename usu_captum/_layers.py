@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum._layout import token_grid
+from usu_captum._models import evaluating
 
 
 def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:
@@ -55,11 +56,9 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
         if len(output) == len(image) and any(_has_shape_of(image, size) for size in sizes):
             scaled.append(module)
 
-    modes = {module: module.training for module in model.modules()}
     handles = [module.register_forward_hook(record) for module in names]
     try:
-        model.eval()  # A forward pass in training mode would move batch statistics.
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             model(image)
     # Models assert what they take, or fail inside torch. Of the caller's own batch, they say it.
     except (AssertionError, RuntimeError) as error:
@@ -72,8 +71,6 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     if not found:
         raise ValueError(
             f"model must have a layer with a spatial output, got none in {type(model).__name__}."

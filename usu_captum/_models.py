@@ -1,11 +1,13 @@
 """The modules behind a forward function, and the mode they are scored in."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+from usu_core._modes import evaluation_mode
 
 
 def modules_of(forward_func: Any) -> list[nn.Module]:
@@ -52,21 +54,13 @@ def owners(model: Any, layer: nn.Module | None) -> list[nn.Module]:
     return [module for module in modules if any(part is layer for part in module.modules())]
 
 
-@contextmanager
-def evaluating(forward_func: Any) -> Iterator[None]:
+def evaluating(forward_func: Any) -> AbstractContextManager[None]:
     """Put the modules into evaluation mode, and each back into its own on any exit.
 
     Scoring runs the model hundreds of times: in training mode that would move the statistics of
     batch normalisation, and dropout would drown the scores in noise.
     """
-    training = [module for module in modules_of(forward_func) if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    return evaluation_mode(modules_of(forward_func))
 
 
 @contextmanager

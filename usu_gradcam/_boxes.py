@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from usu_core._modes import evaluation_mode
+
 
 def detector_box(
     model: Any, pixels: Sequence[int], cells: Sequence[int], stride: int
@@ -42,12 +44,8 @@ def detector_box(
         )
     height, width = (int(size) for size in pixels)
     channels = len(transform.image_mean)
-    training = transform.training
-    try:
-        transform.training = False  # In training mode it draws a size at random.
+    with evaluation_mode([transform]):  # In training mode it draws a size at random.
         resized, _ = transform([torch.zeros(channels, height, width)])
-    finally:
-        transform.training = training
     padded = tuple(resized.tensors.shape[2:])
     if tuple(-(-size // stride) for size in padded) != tuple(cells):
         raise ValueError(

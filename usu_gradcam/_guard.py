@@ -1,12 +1,14 @@
 """Leave no trace in the user's model."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
 from pytorch_grad_cam.base_cam import BaseCAM
 from torch import nn
+
+from usu_core._modes import evaluation_mode
 
 
 def release(recorder: ActivationsAndGradients) -> None:
@@ -18,16 +20,9 @@ def release(recorder: ActivationsAndGradients) -> None:
     recorder.release()
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """Put a model into evaluation mode, and give every module its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    return evaluation_mode(model.modules())
 
 
 @contextmanager
