@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from usu_captum._models import owners
 from usu_captum._options import Options
-from usu_core._tokens import TokenGrid, patch_grid, read_token_grid
+from usu_core._tokens import TokenGrid, is_windowed, patch_grid, read_token_grid
 
 _CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._BatchNorm)
 
@@ -91,7 +91,7 @@ def needs_layout(forward_func: Any, layer: Any, options: Options) -> bool:
     return (
         options.token_grid is not None
         or token_grid(forward_func, None, layer) is not None
-        or any(_is_windowed(module) for module in owners(forward_func, layer))
+        or any(is_windowed(module) for module in owners(forward_func, layer))
         or _type_says_last(layer) is True
     )
 
@@ -131,7 +131,7 @@ def _is_channels_last(values: Tensor, image: Tensor, forward_func: Any, layer: A
         return by_type
     tokens = token_grid(forward_func, image, layer)
     windows = _hierarchy(image, forward_func, layer)
-    if windows is None and any(_is_windowed(module) for module in owners(forward_func, layer)):
+    if windows is None and any(is_windowed(module) for module in owners(forward_func, layer)):
         return is_scaled(values.shape[1:3], image.shape[2:])  # It says so, but not how finely.
     grids = ((tokens.height, tokens.width),) if tokens else windows.grids if windows else ()
     shape = tuple(values.shape)
@@ -152,19 +152,10 @@ def _type_says_last(layer: Any) -> bool | None:
     return True if norm or isinstance(layer, nn.Linear) else None
 
 
-def _is_windowed(module: nn.Module) -> bool:
-    """Whether a model keeps (B, h, w, C) inside, as Swin does."""
-    torchvision = "torchvision.models.swin_transformer"
-    return str(getattr(module, "output_fmt", None)) == "NHWC" or (
-        any(kind.__module__ == torchvision for kind in type(module).__mro__)
-        and hasattr(module, "features")
-    )
-
-
 def _hierarchy(image: Tensor, forward_func: Any, layer: Any) -> _Hierarchy | None:
     """Return the grids of a windowed transformer; each stage halves the last, rounding up."""
     for module in owners(forward_func, layer):
-        if not _is_windowed(module):
+        if not is_windowed(module):
             continue
         size = patch_grid(module, image)
         if size is None and hasattr(module, "features"):

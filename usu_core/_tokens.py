@@ -59,6 +59,20 @@ def read_token_grid(model: Any, image: Tensor | None = None) -> TokenGrid | None
     return None
 
 
+def is_windowed(model: Any) -> bool:
+    """Whether a model keeps (B, h, w, C) inside, as Swin of timm and torchvision does.
+
+    Example:
+        >>> is_windowed(torch.nn.Linear(1, 1))
+        False
+    """
+    torchvision = "torchvision.models.swin_transformer"
+    return getattr(model, "output_fmt", None) == "NHWC" or (
+        any(kind.__module__ == torchvision for kind in type(model).__mro__)
+        and hasattr(model, "features")
+    )
+
+
 def patch_grid(model: Any, image: Tensor | None) -> tuple[int, int] | None:
     """Return the rows and columns of a timm model's patches, ``None`` if it does not say."""
     embedding: Any = getattr(model, "patch_embed", None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from usu_core._tokens import TokenGrid, read_token_grid
+from usu_core._tokens import TokenGrid, is_windowed, read_token_grid
 
 ReshapeTransform = Callable[[Tensor], Tensor]
 
@@ -87,10 +87,7 @@ def _of_module(model: Any, image: Tensor | None) -> ReshapeTransform | None:
     grid = read_token_grid(model, image)
     if grid is not None:
         return TokenReshape(*grid)
-    permutes = getattr(getattr(model, "permute", None), "dims", None)
-    if getattr(model, "output_fmt", None) == "NHWC" or (  # timm Swin
-        permutes == [0, 3, 1, 2] and hasattr(model, "features")  # torchvision Swin
-    ):
+    if is_windowed(model):
         norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
         return ChannelsLast(frozenset(int(norm.normalized_shape[-1]) for norm in norms))
     return None
