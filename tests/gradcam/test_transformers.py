@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_grad_cam.ablation_layer import AblationLayer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from pytorch_grad_cam.utils.reshape_transforms import swinT_reshape_transform
 from torch import nn
@@ -211,3 +212,12 @@ def test_tokens_of_a_model_of_any_size_lie_as_in_each_image(timm: Any) -> None:
             fine = cam(images, TARGETS)
         with usu_gradcam.GradCAM(model, [layer], TokenReshape(*grid, 1), **options) as cam:
             np.testing.assert_array_equal(fine, cam(images, TARGETS))
+
+
+def test_what_fails_elsewhere_is_not_blamed_on_targets(vit: nn.Module, quick: USU) -> None:
+    """The library's own ablation layer takes tokens for channels."""
+    cam = usu_gradcam.AblationCAM(
+        vit, [vit.blocks[-1].norm1], ablation_layer=AblationLayer(), upsampler=quick
+    )
+    with pytest.raises(IndexError, match="too many indices"):
+        cam(torch.rand(1, 3, 24, 32), TARGETS)
