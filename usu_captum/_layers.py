@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum._layout import token_grid
-from usu_captum._models import evaluating
+from usu_captum._models import evaluating, input_channels
 
 
 def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:
@@ -105,8 +105,6 @@ def _last_normalisation(model: nn.Module) -> nn.Module | None:
 def _example(model: nn.Module) -> Tensor:
     """Zeros of the size a model says it takes, else of the most usual one."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    channels = next((first.in_channels for first in convolutions), 3)
-    size = tuple(config.get("input_size", (channels, 224, 224)))
+    size = tuple(config.get("input_size", (input_channels(model) or 3, 224, 224)))
     weight = next(model.parameters(), torch.empty(0))
     return torch.zeros(1, *size, dtype=weight.dtype, device=weight.device)

@@ -46,6 +46,17 @@ def in_its_dtype(forward_func: Any, images: Tensor) -> Tensor:
     return images.to(dtype)
 
 
+def input_channels(model: nn.Module) -> int | None:
+    """Return the channels that a model's first convolution takes, ``None`` if it has none.
+
+    Example:
+        >>> input_channels(nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)))
+        1
+    """
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    return next((first.in_channels for first in convolutions), None)
+
+
 def owners(model: Any, layer: nn.Module | None) -> list[nn.Module]:
     """Return the modules of a model that contain a layer, all of them if none is given."""
     modules = modules_of(model)

@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from usu_cli._errors import UsageError, one_line
 
 PAGE = "report.html"
 MANIFEST = "manifest.json"
+
+Parsed = TypeVar("Parsed")
 
 
 def prepare_folder(out: Path) -> Path:
@@ -81,6 +84,25 @@ def earlier_report(out: Path, command: str) -> tuple[str, ...]:
         return (MANIFEST, *(name for name in names if Path(name).name == name))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return ()  # there is none, or one of somebody else
+
+
+def read_own(path: Path, what: str, parse: Callable[[Any], Parsed]) -> Parsed:
+    """Read a JSON file that an earlier run has left in ``out``.
+
+    Args:
+        path: The file.
+        what: What it should hold, in words.
+        parse: Returns it as it is used, or fails as Python does on what has another form.
+
+    Raises:
+        UsageError: If it cannot be read, or holds something else.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {one_line(error)}") from error
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UsageError(f"{str(path)!r} does not hold {what}; give another --out") from None
 
 
 def prepare_report(

@@ -17,6 +17,7 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
+from usu_captum._models import input_channels
 from usu_cli._architectures import FORMS, Architecture, find_architecture
 from usu_cli._classes import imagenet_names
 from usu_cli._errors import UsageError, one_line
@@ -153,12 +154,10 @@ def _count_outputs(model: nn.Module, size: int, name: str) -> int:
             output = model(torch.zeros(1, 3, size, size))
     # timm asserts; a flattening head, or a kernel larger than its input, fails inside torch.
     except (AssertionError, RuntimeError) as error:
-        convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
-        first = next(convolutions, None)
-        if first is not None and first.in_channels != 3:
+        channels = input_channels(model)
+        if channels not in (None, 3):
             raise UsageError(
-                f"{name} takes images of {counted(first.in_channels, 'channel')}, and is given "
-                "RGB: three"
+                f"{name} takes images of {counted(channels, 'channel')}, and is given RGB: three"
             ) from error
         raise UsageError(f"{name} takes no input of --size {size}: {one_line(error)}") from error
     # Whatever a person's own model raises is theirs to read, in the one line there is.

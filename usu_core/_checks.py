@@ -23,13 +23,32 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}.{hint}")
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise unless ``value`` is a finite number above zero."""
+def check_number(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
             f"{name} must be a number, got {type(value).__name__}: Python's own is needed. "
             "Try float(value)."
         )
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise unless ``value`` is a number of at least 0."""
+    check_number(name, value)
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}.")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise unless ``value`` is a number in [0, 1]."""
+    check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}.")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise unless ``value`` is a finite number above zero."""
+    check_number(name, value)
     if not 0 < value < math.inf:  # Unlike isfinite, torch.compile can trace it; NaN fails it too.
         raise ValueError(f"{name} must be finite and above 0, got {value}.")
 

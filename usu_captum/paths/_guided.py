@@ -9,7 +9,7 @@ from torch import Tensor
 
 from usu_captum.paths._attribution import Baselines, PathAttribution
 from usu_captum.paths._engine import Points, follow
-from usu_core._checks import check_count
+from usu_core._checks import check_count, check_number
 from usu_core._precision import wide
 
 
@@ -173,8 +173,7 @@ def _smallest(values: Tensor, rank: int) -> Tensor:
     return values.kthvalue(rank, dim=1, keepdim=True).values
 
 
-def _check_part(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+def _check_part(name: str, value: float) -> None:
+    check_number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be from 0 to 1, got {value}.")

@@ -13,7 +13,7 @@ from usu_captum.paths._autoencoders import Autoencoder
 from usu_captum.paths._engine import Points, follow
 from usu_captum.paths._latent import INTERPOLATIONS, LatentPath
 from usu_captum.paths._objective import Transform
-from usu_core._checks import check_choice, check_count
+from usu_core._checks import check_choice, check_count, check_number
 
 
 class ManifoldGuidedIG(PathAttribution):
@@ -87,8 +87,7 @@ class ManifoldGuidedIG(PathAttribution):
                     f"autoencoder must have methods encode and decode, got "
                     f"{type(autoencoder).__name__} without {name}."
                 )
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-            raise TypeError(f"fraction must be a number, got {type(fraction).__name__}.")
+        check_number("fraction", fraction)
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}.")
         check_choice("interpolation", interpolation, INTERPOLATIONS)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from usu_captum.paths._engine import Points
 from usu_captum.paths._objective import Objective
+from usu_core._checks import check_number
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,8 @@ class Search:
                 raise ValueError(f"pixels_per_step must be at least 1, got {size}.")
         for name in ("step_bound", "momentum"):
             value = getattr(self, name)
-            optional = name == "step_bound" and value is None
-            if isinstance(value, bool) or not (optional or isinstance(value, int | float)):
-                raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
+            if name != "step_bound" or value is not None:
+                check_number(name, value)
         if self.step_bound is not None and not 0 < self.step_bound <= 1:
             raise ValueError(
                 "step_bound must be a share of the path's length, above 0 and at most 1, got "

@@ -12,7 +12,7 @@ from usu_captum.paths._engine import Points, integrate
 from usu_captum.paths._objective import Transform
 from usu_captum.paths._spectra import DECOMPOSITIONS
 from usu_captum.paths._spectral_path import GATES, TIMINGS, SpectralPath
-from usu_core._checks import check_choice, check_positive
+from usu_core._checks import check_choice, check_positive, check_share
 
 
 class SpectralIG(PathAttribution):
@@ -87,10 +87,7 @@ class SpectralIG(PathAttribution):
         check_choice("decomposition", decomposition, DECOMPOSITIONS)
         check_choice("gate", gate, GATES)
         check_choice("timing", timing, TIMINGS)
-        if isinstance(overlap, bool) or not isinstance(overlap, int | float):
-            raise TypeError(f"overlap must be a number, got {type(overlap).__name__}.")
-        if not 0 <= overlap <= 1:
-            raise ValueError(f"overlap must lie in [0, 1], got {overlap}.")
+        check_share("overlap", overlap)
         check_positive("power", power)
         self.decomposition, self.overlap, self.gate = decomposition, overlap, gate
         self.timing, self.power = timing, power

@@ -23,14 +23,6 @@ def frozen(name: str, value: Any, example: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise unless ``value`` is a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}.")
-
-
 def check_source(name: str, source: Any) -> None:
     """Raise ``TypeError`` unless training can read ``source``."""
     if not callable(getattr(source, "fingerprint", None)):

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from usu_captum.ranking._interventions import Classifier, end_scores, faded_scores
 from usu_captum.ranking._masks import Grid, masks_to_pixels, pool_to_grid
 from usu_captum.ranking._sinkhorn import GumbelSinkhorn
-from usu_captum.ranking._sorter import Sorter, check_not_negative, standardise
-from usu_core._checks import check_choice, check_count, check_float_tensor
+from usu_captum.ranking._sorter import Sorter, standardise
+from usu_core._checks import check_choice, check_count, check_float_tensor, check_not_negative
 from usu_core._precision import wide
 from usu_core.scoring import OUTPUTS
 

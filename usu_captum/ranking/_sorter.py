@@ -125,14 +125,6 @@ def check_fractions(fractions: Tensor) -> list[float]:
     return values
 
 
-def check_not_negative(name: str, value: float) -> None:
-    """Raise unless ``value`` is a number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}.")
-    if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value}.")
-
-
 def gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw standard Gumbel noise in the shape of ``like``, on the generator's device."""
     device = like.device if generator is None else generator.device

@@ -5,13 +5,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from usu_captum.ranking._checks import check_share, frozen
+from usu_captum.ranking._checks import frozen
 from usu_captum.ranking._objective import RankingObjective
 from usu_captum.ranking._references import REFERENCES
 from usu_captum.ranking._sinkhorn import GumbelSinkhorn
-from usu_captum.ranking._sorter import check_not_negative
 from usu_captum.ranking._transport import RankTransport
-from usu_core._checks import check_choice, check_count, check_positive
+from usu_core._checks import (
+    check_choice,
+    check_count,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 
 TARGETS = ("one", "published")
 PRECISIONS = ("no", "bf16")

@@ -9,14 +9,13 @@ from usu_captum.ranking._balance import balance
 from usu_captum.ranking._sorter import (
     FLAT,
     check_fractions,
-    check_not_negative,
     check_scores,
     gumbel,
     sorted_start,
     standardise,
     warn_unless_converged,
 )
-from usu_core._checks import check_choice, check_count, check_positive
+from usu_core._checks import check_choice, check_count, check_not_negative, check_positive
 from usu_core._ranks import doubled_ranks
 
 NORMALISATIONS = ("rank", "range")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from usu_captum.ranking._checkpoint import write_text
-from usu_cli._errors import UsageError, one_line
+from usu_cli._errors import UsageError
+from usu_cli._folder import read_own
 from usu_cli.evaluate._items import Item
 from usu_cli.evaluate._journal import Record
 from usu_cli.evaluate._measures import MEASURES
@@ -73,14 +74,7 @@ def _digests(item: Item) -> dict[str, str]:
 
 
 def _read(path: Path) -> Digests:
-    try:
-        digests: Digests = json.loads(path.read_text(encoding="utf-8"))
+    def parse(digests: Digests) -> Digests:
         return {name: dict(parts) for name, parts in digests.items()}
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UsageError(f"cannot read {str(path)!r}: {one_line(error)}") from error
-    except (ValueError, TypeError, AttributeError):
-        raise UsageError(
-            f"{str(path)!r} does not hold digests of usu evaluate; give another --out"
-        ) from None
+
+    return read_own(path, "digests of usu evaluate", parse) if path.exists() else {}

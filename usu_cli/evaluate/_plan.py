@@ -8,7 +8,8 @@ from typing import Any
 
 from usu_captum._digest import weights_digest
 from usu_captum.ranking._checkpoint import write_text
-from usu_cli._errors import UsageError, one_line
+from usu_cli._errors import UsageError
+from usu_cli._folder import read_own
 from usu_cli._models import Classifier
 from usu_cli._options import Wanted
 from usu_cli._versions import versions
@@ -40,19 +41,14 @@ def read_settings(out: Path) -> dict[str, Any]:
     Raises:
         UsageError: If the file cannot be read, or is not of ``usu evaluate``.
     """
-    path = out / SETTINGS
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+
+    def parse(settings: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(settings["upsamplers"], dict):
             raise TypeError
         str(settings["versions"][_PACKAGE])
-    except OSError as error:
-        raise UsageError(f"cannot read {str(path)!r}: {one_line(error)}") from error
-    except (ValueError, TypeError, KeyError):
-        raise UsageError(
-            f"{str(path)!r} does not hold settings of usu evaluate; give another --out"
-        ) from None
-    return settings
+        return settings
+
+    return read_own(out / SETTINGS, "settings of usu evaluate", parse)
 
 
 def claim(out: Path, plan: Plan, classifier: Classifier, *, measured: bool) -> None:
