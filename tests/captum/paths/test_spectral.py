@@ -339,6 +339,7 @@ def test_several_inputs_run_side_by_side() -> None:
         ({"timing": "late"}, ValueError, "timing must be one of strength, .* got 'late'"),
         ({"overlap": 1.2}, ValueError, r"overlap must lie in \[0, 1\], got 1.2"),
         ({"overlap": "all"}, TypeError, "overlap must be a number, got str"),
+        ({"overlap": -0.1}, ValueError, r"overlap must lie in \[0, 1\], got -0\.1"),
         ({"power": 0}, ValueError, "power must be finite and above 0, got 0"),
         ({"power": math.nan}, ValueError, "power must be finite and above 0, got nan"),
     ],
