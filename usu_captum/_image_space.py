@@ -96,7 +96,8 @@ def named_baseline(images: Tensor, name: str, space: ImageSpace | None) -> Tenso
         A tensor of the images' shape.
 
     Raises:
-        ValueError: If the name is unknown, or it needs a space and there is none.
+        ValueError: If the name is unknown, it needs a space and there is none, or the inputs are no
+            images.
 
     Example:
         >>> named_baseline(torch.ones(1, 1, 2, 2), "black", ImageSpace((0.5,), (0.5,)))[0, 0]
@@ -104,6 +105,11 @@ def named_baseline(images: Tensor, name: str, space: ImageSpace | None) -> Tenso
                 [-1., -1.]])
     """
     check_choice("baselines", name, BASELINES)
+    if images.dim() < (3 if name == "blur" else 2):
+        raise ValueError(
+            f"baselines={name!r} needs images (B, C, *pixels), got shape {tuple(images.shape)}. "
+            "Try a number or a tensor."
+        )
     if name == "blur":
         return gaussian_blur(images, min(images.shape[2:]) / 20)
     if space is None:

@@ -71,10 +71,16 @@ def check_count(name: str, value: int, minimum: int = 1) -> None:
         raise ValueError(f"{name} must be at least {minimum}, got {value}.")
 
 
-def check_float_tensor(name: str, value: object) -> Tensor:
-    """Return ``value`` if it is a real floating-point tensor, raise ``TypeError`` otherwise."""
+def check_tensor(name: str, value: object) -> Tensor:
+    """Return ``value`` if it is a tensor, raise ``TypeError`` otherwise."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    return value
+
+
+def check_float_tensor(name: str, value: object) -> Tensor:
+    """Return ``value`` if it is a real floating-point tensor, raise ``TypeError`` otherwise."""
+    value = check_tensor(name, value)
     if not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}. Try .float().")
     return value

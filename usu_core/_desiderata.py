@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from usu_core._cells import CellGrid
-from usu_core._checks import check_count, check_unit_interval
+from usu_core._checks import check_count, check_finite, check_float_tensor, check_unit_interval
 
 TOLERANCE = 1e-4
 """Errors up to this count as satisfied: rounding of float32, far below any resize."""
@@ -68,8 +68,9 @@ def desiderata(
         Errors, and verdicts from them.
 
     Raises:
-        ValueError: If the cells have several channels, scores leave [0, 1] or ``probes`` is not
-            positive.
+        TypeError: If the cells are not floating point or the upsampler returns no such tensor.
+        ValueError: If the cells are none or have several channels, scores leave [0, 1], ``probes``
+            is not positive, or cells or what the upsampler returns are not finite.
 
     Cost:
         ``probes + 3`` upsamplings. No model evaluation.
@@ -80,17 +81,22 @@ def desiderata(
         >>> desiderata(USU(), torch.ones(1, 1, 2, 2), phi).verdicts()
         {'D1': True, 'D2': True, 'D3': True, 'D4': True}
     """
-    if cells.dim() < 3 or cells.shape[1] != 1:
+    check_float_tensor("cells", cells)
+    if cells.dim() < 3 or cells.shape[1] != 1 or cells.numel() == 0:
         raise ValueError(
-            f"cells must have shape (B, 1, *cells), got {tuple(cells.shape)}. Try a channel at a "
-            "time."
+            "cells must have shape (B, 1, *cells), none of them 0, got "
+            f"{tuple(cells.shape)}. Try a channel at a time."
         )
+    check_finite("cells", cells)
     check_unit_interval("score_map", score_map)
     check_count("probes", probes)
+    cells, score_map = cells.detach(), score_map.detach()
     grid = CellGrid.even(cells.shape[2:], score_map.shape[1:])
 
     def run(coarse: Tensor, scores: Tensor) -> Tensor:
-        return upsampler(coarse, score_map=scores)[:, 0].double()
+        name, fine = "upsampler(cells)", upsampler(coarse, score_map=scores)
+        check_finite(name, check_float_tensor(name, fine))  # NaN is below any error.
+        return fine[:, 0].double()
 
     fine = run(cells, score_map)
     size, coarse = _largest(fine).clamp(min=1e-300), cells[:, 0].double()

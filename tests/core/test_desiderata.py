@@ -147,3 +147,28 @@ def test_a_large_example_does_not_hide_the_errors_of_a_small_one(
 
     verdicts = desiderata(mixed, cells, scores).verdicts()
     assert [name for name, holds in verdicts.items() if holds is False] == violated
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_maps_without_a_value_satisfy_nothing(maps: tuple[Tensor, Tensor], at: int) -> None:
+    """Comparisons with NaN are false, and so no error would be found in it."""
+    calls = [0]
+
+    def spoilt(cells: Tensor, *, score_map: Tensor) -> Tensor:
+        calls[0] += 1
+        fine = USU()(cells, score_map=score_map)
+        return fine * torch.nan if calls[0] == at else fine
+
+    with pytest.raises(ValueError, match=r"upsampler\(cells\) must be finite, got 1568 NaN"):
+        desiderata(spoilt, *maps)
+
+
+def test_cells_are_checked_and_their_gradients_left_alone(maps: tuple[Tensor, Tensor]) -> None:
+    cells, scores = maps
+    with pytest.raises(ValueError, match=r"cells must have .* none of them 0, got \(0, 1, 4, 4\)"):
+        desiderata(USU(), cells[:0], scores[:0])
+    with pytest.raises(ValueError, match="cells must be finite, got 32"):
+        desiderata(USU(), cells / 0, scores)
+    with pytest.raises(TypeError, match=r"cells must be a floating-point tensor, got torch\.int64"):
+        desiderata(USU(), cells.long(), scores)
+    assert desiderata(USU(), cells.requires_grad_(), scores).verdicts()["D4"]

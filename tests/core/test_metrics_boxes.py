@@ -178,3 +178,67 @@ def test_masks_of_numbers_are_refused(metric: Any) -> None:
 def test_effects_of_boxes_are_of_planes() -> None:
     with pytest.raises(ValueError, match=r"images must have shape \(B, C, H, W\), got \(1, 3, 4\)"):
         box_effects(lambda x: x.sum((1, 2)), torch.ones(1, 3, 4), random_boxes(2, (4, 4)))
+
+
+BOXES = torch.tensor([[0, 0, 2, 2], [0, 1, 2, 2]])
+ROWS = torch.ones(2, 3).double()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: box_sums(torch.ones(1, 3, 2, 2), BOXES), ValueError, r"\(B, H, W\), got \(1, 3, "),
+        (lambda: box_sums(torch.ones(1, 2, 2).long(), BOXES), TypeError, "attribution must be a f"),
+        (lambda: box_sums(torch.ones(1, 2, 2) / 0, BOXES), ValueError, "attribution must be fini"),
+        (lambda: box_sums(torch.ones(1, 2, 2), BOXES + 1), ValueError, r"got \[1, 1, 3, 3\] for"),
+        (lambda: box_sums(torch.ones(1, 2, 2), -BOXES), ValueError, "inside the image, got"),
+        (lambda: box_sums(torch.ones(1, 2, 2), BOXES[:, [2, 1, 0, 3]]), ValueError, "top, left, b"),
+        (lambda: box_sums(torch.ones(1, 2, 2), BOXES * 1.0), TypeError, r"boxes must .* Try .long"),
+        (lambda: box_sums(torch.ones(1, 2, 2), BOXES[0]), ValueError, r"\(N, 4\), N above 0, got"),
+        (lambda: box_sums(torch.ones(1, 2, 2), BOXES[:0]), ValueError, "boxes must have shape"),
+        (
+            lambda: box_effects(lambda x: x.sum((1, 2, 3)), torch.ones(1, 1, 2, 2), BOXES + 1),
+            ValueError,
+            r"Try random_boxes\(count, \(2, 2\)\)",
+        ),
+        (lambda: random_boxes(2, (0, 4)), ValueError, r"size must not be empty, got \(0, 4\)"),
+        (lambda: random_boxes(2, (2, 3, 4)), ValueError, r"size must be .*got \(2, 3, 4\)"),
+    ],
+)
+def test_boxes_that_do_not_fit_are_refused(call: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("metric", [box_correlation, scale_optimised_infidelity])
+def test_rows_that_do_not_fit_are_refused(metric: Any) -> None:
+    for other in (ROWS[:1], ROWS[0], ROWS[:, :2]):
+        with pytest.raises(ValueError, match="effects and sums must have the same shape"):
+            metric(ROWS, other)
+    with pytest.raises(ValueError, match="effects must be finite, got 6"):
+        metric(ROWS / 0, ROWS)
+    with pytest.raises(ValueError, match="sums must be finite, got 6"):
+        metric(ROWS, ROWS / 0)
+
+
+def test_bytes_and_empty_boxes_are_boxes() -> None:
+    maps = torch.ones(1, 2, 2)
+    assert torch.equal(box_sums(maps, BOXES.byte()), box_sums(maps, BOXES))
+    assert box_sums(maps, torch.tensor([[1, 0, 1, 2]])).tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_effect(rand: Any, dtype: torch.dtype) -> None:
+    """A score that stays may differ by some units in the last place, in batches of other sizes."""
+    images, maps = rand(2, 1, 8, 8).to(dtype), rand(2, 8, 8)
+    boxes, eps = random_boxes(20, (8, 8)), torch.finfo(dtype).eps
+
+    def steady(size: float) -> Any:
+        return lambda x: -(3 + size * eps * (x.sum((1, 2, 3)) * 1e4).sin())
+
+    effects = box_effects(steady(8), images, boxes, chunk_size=7)
+    assert not bool(effects.any())
+    sums = box_sums(maps, boxes)
+    assert box_correlation(effects, sums).tolist() == [0.0, 0.0]
+    assert scale_optimised_infidelity(effects, sums).tolist() == [0.0, 0.0]
+    assert bool(box_effects(steady(200), images, boxes).any())

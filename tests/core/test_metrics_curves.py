@@ -7,7 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from usu_core.metrics import REFERENCES, deletion, insertion, reference_images
+from usu_core.metrics import (
+    REFERENCES,
+    box_effects,
+    deletion,
+    diffid,
+    insertion,
+    irof,
+    monotonicity,
+    monotonicity_correlation,
+    mu_fidelity,
+    pixel_flipping,
+    quantus_infidelity,
+    random_boxes,
+    reference_images,
+    road,
+    sensitivity_n,
+)
 from usu_core.scoring import fill_images
 
 IMAGES = torch.tensor([[[4.0, 3.0, 2.0, 1.0]], [[1.0, 1.0, 5.0, 3.0]]])
@@ -97,6 +113,9 @@ def test_references(rand: Any) -> None:
         ({"attribution": torch.zeros(2, 3)}, r"attribution must have shape \(2, 4\), got \(2, 3\)"),
         ({"ties": torch.zeros(4)}, r"ties must have shape \(2, 4\), got \(4,\)"),
         ({"attribution": torch.full((2, 4), torch.nan)}, "attribution must be finite"),
+        ({"ties": torch.full((2, 4), torch.inf)}, "ties must be finite, got 8"),
+        ({"reference": torch.nan}, "reference must be finite, got 1"),
+        ({"black": torch.full((1, 1), torch.inf)}, "black must be finite, got 1"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
     ],
@@ -106,3 +125,80 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
     for curve in (deletion, insertion):
         with pytest.raises(ValueError, match=message):
             curve(total, IMAGES, **arguments)
+
+
+PLANES, MAPS = torch.ones(2, 1, 4, 4), torch.ones(2, 4, 4)
+LABELS = (torch.arange(16).view(4, 4) // 4).expand(2, 4, 4)
+
+METRICS: dict[str, Any] = {
+    "deletion": lambda score, maps: deletion(score, PLANES, maps),
+    "insertion": lambda score, maps: insertion(score, PLANES, maps),
+    "pixel_flipping": lambda score, maps: pixel_flipping(score, PLANES, maps),
+    "irof": lambda score, maps: irof(score, PLANES, maps, LABELS),
+    "road": lambda score, maps: road(score, PLANES, maps),
+    "quantus_infidelity": lambda score, maps: quantus_infidelity(score, PLANES, maps),
+    "monotonicity": lambda score, maps: monotonicity(score, PLANES, maps),
+    "monotonicity_correlation": lambda score, maps: monotonicity_correlation(score, PLANES, maps),
+    "sensitivity_n": lambda score, maps: sensitivity_n(score, PLANES, maps, [2]),
+    "mu_fidelity": lambda score, maps: mu_fidelity(score, PLANES, maps, LABELS),
+}
+
+
+class Broken:
+    """A score without a value for the second example."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
+        return (total(images) + 1).where(example == 0, self.value)
+
+
+def effects(score: Any, maps: Tensor) -> Tensor:
+    return box_effects(score, PLANES, random_boxes(3, (4, 4)))
+
+
+@pytest.mark.parametrize("call", [*METRICS.values(), effects], ids=[*METRICS, "box_effects"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_no_metric_judges_by_scores_that_are_not_finite(call: Any, value: float) -> None:
+    message = r"score must return finite numbers, got NaN or inf.* example 1 \(1 of 2 examples\)"
+    with pytest.raises(ValueError, match=message):
+        call(Broken(value), MAPS)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("measure", ["accuracy", "retention"])
+def test_no_class_is_right_among_outputs_that_are_not_finite(value: float, measure: str) -> None:
+    labels = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="score must return finite numbers"):
+        diffid(lambda x: x.flatten(1)[:, :2] * value, PLANES, MAPS, labels, measure=measure)
+    # A class that is ruled out has a value, the lowest.
+    masked = torch.tensor([1.0, -torch.inf])
+    found = diffid(lambda x: x.flatten(1)[:, :2] * masked, PLANES, MAPS, labels, measure=measure)
+    assert found.deletion.mean(1).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("call", METRICS.values(), ids=METRICS)
+def test_maps_of_integers_are_refused(call: Any) -> None:
+    """Negated, as for the least important first, they would wrap."""
+    with pytest.raises(TypeError, match=r"attribution must be a floating-point .* Try .float\(\)"):
+        call(total, MAPS.byte())
+
+
+def test_images_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ValueError, match="images must be finite, got 8 NaN or infinite of 8"):
+        deletion(total, IMAGES / 0, IMAGES[:, 0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("call", METRICS.values(), ids=METRICS)
+def test_maps_follow_the_images_to_their_device(
+    call: Any, rand: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = rand(2, 4, 4)
+    expected = call(total, maps)
+    monkeypatch.setitem(globals(), "PLANES", PLANES.cuda())
+    found = call(total, maps)
+    for name in ("scores", "auc"):
+        expected, found = getattr(expected, name, expected), getattr(found, name, found)
+    torch.testing.assert_close(found.cpu(), expected)

@@ -181,3 +181,13 @@ def test_black_is_a_number_or_a_colour(black: Any) -> None:
 def test_black_that_would_lie_along_another_axis_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"black must be a number .* Try a tensor of shape \(C, 1"):
         reference_images(torch.zeros(2, 3, 4, 3), "black", torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (4, 3), (4, 1, 1)])
+def test_references_that_would_lie_along_another_axis_are_refused(shape: tuple[int, ...]) -> None:
+    """Three colours are as many as this image has columns."""
+    images, maps = torch.zeros(2, 3, 4, 3), torch.zeros(2, 4, 3)
+    with pytest.raises(ValueError, match=r"reference must be .* Try a tensor of shape \(C, 1, 1\)"):
+        deletion(total, images, maps, reference=torch.zeros(shape))
+    colour = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    assert torch.equal(reference_images(images, colour, 0.0), colour.expand_as(images))

@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csc_matrix
+from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from usu_core.metrics import (
@@ -113,6 +115,52 @@ def test_imputation_of_a_large_region_and_of_everything(rand: Any) -> None:
     found = noisy_linear_imputation(noisy, hidden, noise=0.0)
     torch.testing.assert_close(found[0], noisy[0].mean((1, 2), keepdim=True).expand(3, 5, 5))
     assert torch.equal(found[1], noisy[1])
+
+
+def sparse_imputation(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The same system solved directly, one image (C, H, W)."""
+    size = hidden.shape
+    inside = np.argwhere(hidden)
+    number = np.full(size, -1)
+    number[hidden] = np.arange(len(inside))
+    entries, right = [], np.zeros((len(inside), len(image)))
+    for step in [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]:
+        weight = 1 / 6 if 0 in step else 1 / 12
+        near = inside + step
+        row = np.flatnonzero(((near >= 0) & (near < size)).all(1))
+        y, x = near[row].T
+        entries.append((row, row, np.full(len(row), weight)))
+        unknown = hidden[y, x]
+        entries.append((row[unknown], number[y, x][unknown], np.full(unknown.sum(), -weight)))
+        right[row[~unknown]] += weight * image[:, y[~unknown], x[~unknown]].T
+    rows, columns, values = (np.concatenate(part) for part in zip(*entries, strict=True))
+    left = csc_matrix((values, (rows, columns)), (len(inside), len(inside)))
+    result = image.copy()
+    result[:, hidden] = spsolve(left, right).reshape(len(inside), -1).T
+    return result
+
+
+def all_but_a_corner(size: int) -> Tensor:
+    """Nine tenths of an image, the hardest for the solver, as they reach all borders."""
+    place = torch.arange(size)
+    return (place[:, None] + place < 1.55 * size)[None]
+
+
+def test_large_regions_of_large_images_are_solved(rand: Any) -> None:
+    hidden = all_but_a_corner(224)
+    image = torch.nn.functional.interpolate(rand(1, 1, 4, 4), size=(224, 224), mode="bilinear")
+    found = noisy_linear_imputation(image, hidden, noise=0.0)[0].numpy()
+    wanted = sparse_imputation(image[0].double().numpy(), hidden[0].numpy())
+    assert np.abs(found - wanted).max() < 0.01
+
+
+def test_too_few_iterations_are_no_secret(rand: Any) -> None:
+    images, hidden = rand(2, 3, 32, 32), all_but_a_corner(32).repeat(2, 1, 1)
+    hidden[1] = False
+    with pytest.warns(RuntimeWarning, match="3 of 6 imputed channels are not solved after 30 iter"):
+        noisy_linear_imputation(images, hidden, iterations=30)
+    with pytest.warns(RuntimeWarning, match="not solved after 5 iterations. Try more iterations"):
+        road(total, images, images[:, 0], iterations=5)
 
 
 def test_noise_falls_on_hidden_pixels_and_follows_the_generator(rand: Any) -> None:
@@ -293,6 +341,8 @@ def classes(x: Tensor) -> Tensor:
         (lambda: noisy_linear_imputation(IMAGE, HIDDEN, noise=-1.0), ValueError, "got -1.0"),
         (lambda: road(total, IMAGE, IMAGE[0], noise=float("inf")), ValueError, "noise must be fin"),
         (lambda: noisy_linear_imputation(IMAGE, HIDDEN, iterations=0), ValueError, "iterations"),
+        (lambda: noisy_linear_imputation(IMAGE / 0, HIDDEN), ValueError, "images must be finite"),
+        (lambda: road(total, IMAGE, IMAGE[0], noise="a"), TypeError, "noise must be a number, got"),
         (lambda: quantus_infidelity(total, IMAGE, IMAGE[0], patch=0), ValueError, "patch must be"),
         (
             lambda: quantus_infidelity(total, IMAGE[0], IMAGE[0, :, 0]),
@@ -302,6 +352,13 @@ def classes(x: Tensor) -> Tensor:
         (lambda: road(total, IMAGE[0], IMAGE[0, :, 0]), ValueError, r"images must.*\(1, 2, 2\)"),
         (lambda: diffid(classes, IMAGE, IMAGE, LABEL, unit="x"), ValueError, "unit must be one"),
         (lambda: diffid(classes, IMAGE, IMAGE, LABEL, ties=IMAGE), ValueError, "ties must have sh"),
+        (lambda: diffid(classes, IMAGE, IMAGE, LABEL, ties=IMAGE[0] / 0), ValueError, "ties must"),
+        (
+            lambda: diffid(classes, IMAGE, IMAGE.char(), LABEL),
+            TypeError,
+            "attribution must be a fl",
+        ),
+        (lambda: diffid(classes, IMAGE, IMAGE, LABEL - 1), ValueError, "for labels from -1 to -1"),
         (lambda: diffid(classes, IMAGE, IMAGE, LABEL, measure="x"), ValueError, "measure must"),
         (lambda: diffid(classes, IMAGE, IMAGE, LABEL + 4), ValueError, "class for every label"),
         (lambda: diffid(total, IMAGE, IMAGE, LABEL), ValueError, r"model must return \(N, classes"),

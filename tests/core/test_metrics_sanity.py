@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from usu_core.metrics import model_randomisation
+from usu_core.metrics import max_sensitivity, model_randomisation
 
 
 class Scaled(nn.Module):
@@ -96,6 +96,42 @@ def test_which_layers_are_drawn(order: str, changed: list[set[str]]) -> None:
         return IMAGES
 
     model_randomisation(attribute, net, order=order, layers=["5", "2", "0"])
+    assert seen == changed
+
+
+class Outer(nn.Module):
+    """A module with a parameter of its own and others inside it, one of which is not drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.token = nn.Linear(12, 3), nn.Parameter(torch.linspace(0, 1, 12))
+        self.places = nn.Parameter(torch.arange(12), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner((x + self.token)[:, self.places])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("layers", "changed"),
+    [
+        (None, [set(), {"inner.weight", "inner.bias"}, {"token"}]),
+        (
+            ["", "inner"],
+            [set(), {"token", "inner.weight", "inner.bias"}, {"inner.weight", "inner.bias"}],
+        ),
+    ],
+)
+def test_by_default_a_module_is_drawn_without_its_parts(layers: Any, changed: Any) -> None:
+    net, seen = Outer(), []
+    before = {name: p.clone() for name, p in net.named_parameters()}
+
+    def attribute(model: nn.Module) -> Tensor:
+        now = model.named_parameters()
+        seen.append({name for name, p in now if not torch.equal(p, before[name])})
+        return gradient(model)
+
+    found = model_randomisation(attribute, net, order="independent", layers=layers)
+    assert found.layers == ("inner", "") if layers is None else tuple(layers)
     assert seen == changed
 
 
@@ -196,6 +232,40 @@ def test_buffers_that_are_set_anew_are_put_back(order: str) -> None:
     assert net[0].mean is own
     assert not bool(own.any())
     assert bool(seen[1].any()) == (order == "cascading")
+
+
+@pytest.mark.parametrize("failure", [None, PlannedError])
+def test_a_buffer_that_cannot_be_written_to_keeps_nothing_from_being_restored(
+    failure: Any,
+) -> None:
+    net = network()
+    net.register_buffer("ones", torch.ones(1).expand(3))
+    before = snapshot(net)
+
+    def attribute(model: nn.Module) -> Tensor:
+        model.eval()
+        if failure is not None:
+            raise failure
+        return gradient(model)
+
+    if failure is None:
+        model_randomisation(attribute, net)
+    else:
+        with pytest.raises(failure):
+            model_randomisation(attribute, net)
+    assert equal(snapshot(net), before)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda attribute: model_randomisation(attribute, network()),
+        lambda attribute: max_sensitivity(attribute, IMAGES[:, None]),
+    ],
+)
+def test_what_is_no_tensor_is_refused(call: Any) -> None:
+    with pytest.raises(TypeError, match=r"attribute\(.*\) must be a torch.Tensor, got tuple"):
+        call(lambda given: (IMAGES,))
 
 
 def test_the_trace_test_can_fail() -> None:

@@ -204,3 +204,13 @@ def test_a_flat_map_correlates_with_nothing(rand: Any, value: float) -> None:
     flat = torch.full((1, 7, 7), value, dtype=torch.float64)
     found = monotonicity_correlation(lambda x: x.square().sum((1, 2, 3)), images, flat)
     assert float(found) == 0.0
+
+
+def test_rounding_is_no_effect(rand: Any) -> None:
+    images, maps = rand(2, 1, 6, 6), rand(2, 6, 6)
+    eps = torch.finfo(torch.float32).eps
+    steady = lambda x: 3 + 8 * eps * (x.sum((1, 2, 3)) * 1e4).sin()  # noqa: E731
+    assert len(steady(rand(50, 1, 6, 6)).unique()) > 2
+    assert sensitivity_n(steady, images, maps, [3, 9]).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert mu_fidelity(steady, images, maps, quarters(2, 6)).tolist() == [0.0, 0.0]
+    assert monotonicity_correlation(steady, images, maps).tolist() == [0.0, 0.0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from usu_captum._image_space import BASELINES, ImageSpace, named_baseline
 from usu_captum.paths._engine import Points
 from usu_captum.paths._objective import Objective, Transform, check_objective
-from usu_core._checks import check_choice
+from usu_core._checks import check_choice, check_count
 
 Baselines = str | float | Tensor | tuple[str | float | Tensor, ...] | None
 """A name, a number or a tensor, for all inputs or one for each; ``None`` is zero."""
@@ -112,32 +112,17 @@ class PathAttribution(GradientAttribution):
         """Check the arguments of a call.
 
         Raises:
-            TypeError: If inputs are no tensors of floating-point values, or the target is of a kind
-                that Captum does not take.
+            TypeError: If inputs are no tensors of floating-point values, the target is of a kind
+                that Captum does not take, or the batch size is no integer.
             ValueError: If inputs or baselines are not finite, inputs are empty, or a baseline or
                 the target does not fit.
         """
-        several = inputs if isinstance(inputs, tuple) else (inputs,)
-        if not several:
-            raise ValueError("inputs must not be empty, got an empty tuple.")
-        for value in several:
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise TypeError(f"inputs must be floating-point tensors, got {kind}.")
-            if value.dim() < 1 or len(value) == 0 or len(value) != len(several[0]):
-                raise ValueError(
-                    "inputs must have a first dimension of examples, the same for all, got "
-                    f"shapes {[tuple(v.shape) for v in several]}."
-                )
-            if not bool(value.isfinite().all()):
-                raise ValueError("inputs must be finite, got NaN or infinity.")
+        detached = checked_inputs(inputs)
         size = internal_batch_size
         if size is None:
             # On a CPU larger batches leave the cache: half the speed at 32 on MobileNetV2.
-            size = 8 if several[0].device.type == "cpu" else 64
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"internal_batch_size must be an integer of at least 1, got {size!r}.")
-        detached = tuple(value.detach() for value in several)
+            size = 8 if detached[0].device.type == "cpu" else 64
+        check_count("internal_batch_size", size)
         args = (self.forward_func, target, additional_forward_args, self.objective)
         return Problem(
             detached,
@@ -174,7 +159,7 @@ class PathAttribution(GradientAttribution):
         change = problem.objective.values(end, rows, size) - problem.objective.values(
             start, rows, size
         )
-        return sum(a.flatten(1).sum(1) for a in attributions) - change
+        return sum(a.reshape(len(a), -1).sum(1) for a in attributions) - change
 
     def _baselines(self, inputs: Points, baselines: Baselines, name: str = "baselines") -> Points:
         each = baselines if isinstance(baselines, tuple) else (baselines,) * len(inputs)
@@ -207,3 +192,27 @@ class PathAttribution(GradientAttribution):
                 f"{name} must be a name, a number, a tensor or None, got {type(baseline).__name__}."
             )
         return torch.full_like(value, 0.0 if baseline is None else baseline)
+
+
+def checked_inputs(inputs: Tensor | Points) -> Points:
+    """Return inputs as a tuple, detached.
+
+    Raises:
+        TypeError: If they are no tensors of floating-point values.
+        ValueError: If they are not finite, empty, or of different numbers of examples.
+    """
+    several = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not several:
+        raise ValueError("inputs must not be empty, got an empty tuple.")
+    for value in several:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"inputs must be floating-point tensors, got {kind}.")
+        if value.dim() < 1 or len(value) == 0 or len(value) != len(several[0]):
+            raise ValueError(
+                "inputs must have a first dimension of examples, the same for all, got "
+                f"shapes {[tuple(v.shape) for v in several]}."
+            )
+        if not bool(value.isfinite().all()):
+            raise ValueError("inputs must be finite, got NaN or infinity.")
+    return tuple(value.detach() for value in several)

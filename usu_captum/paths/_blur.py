@@ -7,7 +7,7 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from usu_captum.paths._attribution import PathAttribution
+from usu_captum.paths._attribution import PathAttribution, checked_inputs
 from usu_captum.paths._engine import Points, integrate
 from usu_captum.paths._objective import Transform
 from usu_captum.paths._scale_space import BORDERS, BlurPath
@@ -91,9 +91,12 @@ class BlurIG(PathAttribution):
 
         Returns:
             Of the inputs' shapes: the ``start_point`` of ``compute_convergence_delta``.
+
+        Raises:
+            TypeError: If inputs are of the wrong kind.
+            ValueError: If inputs are not finite or have no pixels, or ``max_sigma`` is not above 0.
         """
-        several = inputs if isinstance(inputs, tuple) else (inputs,)
-        path = self._path(tuple(i.detach() for i in several), max_sigma)
+        path = self._path(checked_inputs(inputs), max_sigma)
         begin = tuple(p[0] for p in path.at(torch.zeros(1)))
         return begin if isinstance(inputs, tuple) else begin[0]
 

@@ -73,10 +73,15 @@ def integrate(
             rows = examples.repeat(len(chosen))
             found = objective.gradients(tuple(p.flatten(0, 1) for p in points), rows, batch_size)
             ends = edges[first : first + len(chosen) + 1]
-            weights = changes(chosen, ends) if changes else [e.diff(dim=0) for e in path.at(ends)]
+            # Products of gradients and short steps would vanish in half precision.
+            weights = (
+                changes(chosen, ends)
+                if changes
+                else tuple(wide(e).diff(dim=0) for e in path.at(ends))
+            )
             found = tuple(g.view_as(w) for g, w in zip(found, weights, strict=True))
             check(found)
-            parts = [_sum(g * w) for g, w in zip(found, weights, strict=True)]
+            parts = [(wide(g) * w).sum(0) for g, w in zip(found, weights, strict=True)]
             total = parts if not total else [t.add_(p) for t, p in zip(total, parts, strict=True)]
     return tuple(t.to(p.dtype) for t, p in zip(total, points, strict=True))
 
@@ -127,14 +132,10 @@ def follow(
             for t, here, there, old, new in zip(
                 total, gradients, ahead, points, reached, strict=True
             ):
-                weight = here if method == "riemann_left" else (here + there) / 2
-                t.add_(weight * (new - old))
+                weight = here if method == "riemann_left" else (wide(here) + wide(there)) / 2
+                t.add_(wide(weight) * (wide(new) - wide(old)))
             points, gradients = reached, ahead
     return tuple(t.to(p.dtype) for t, p in zip(total, start, strict=True))
-
-
-def _sum(values: Tensor) -> Tensor:
-    return wide(values).sum(0)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from usu_captum.paths._attribution import Baselines, PathAttribution
 from usu_captum.paths._engine import Points, follow
-from usu_core._checks import check_count, check_number
+from usu_core._checks import check_count, check_share
 from usu_core._precision import wide
 
 
@@ -142,8 +142,8 @@ class GuidedIG(PathAttribution):
             ``1 / fraction`` selections in time linear in the features, usually one or two.
         """
         check_count("n_steps", n_steps)
-        _check_part("fraction", fraction)
-        _check_part("max_distance", max_distance)
+        check_share("fraction", fraction)
+        check_share("max_distance", max_distance)
         if fraction == 0:
             raise ValueError("fraction must be above 0, got 0. Try 0.25.")
         problem = self.problem(
@@ -163,7 +163,7 @@ class GuidedIG(PathAttribution):
 
 def _features(values: Points) -> Tensor:
     """Return the absolute values of each example in one row, in at least single precision."""
-    return wide(torch.cat([v.abs().flatten(1) for v in values], dim=1))
+    return wide(torch.cat([v.abs().reshape(len(v), -1) for v in values], dim=1))
 
 
 def _smallest(values: Tensor, rank: int) -> Tensor:
@@ -171,9 +171,3 @@ def _smallest(values: Tensor, rank: int) -> Tensor:
     if values.is_cuda:  # Where not every version's kthvalue is deterministic.
         return values.sort(dim=1).values[:, rank - 1 : rank]
     return values.kthvalue(rank, dim=1, keepdim=True).values
-
-
-def _check_part(name: str, value: float) -> None:
-    check_number(name, value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be from 0 to 1, got {value}.")

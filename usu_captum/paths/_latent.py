@@ -12,7 +12,7 @@ from usu_core._precision import wide
 
 INTERPOLATIONS = ("lerp", "slerp")
 
-Gradients = Callable[[Tensor], Tensor]
+ImageGradients = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) to the objective's gradients there."""
 
 
@@ -45,7 +45,7 @@ class LatentPath:
         jump_steps: int,
         fraction: float,
         interpolation: str,
-        gradients: Gradients,
+        gradients: ImageGradients,
     ) -> None:
         self._autoencoder, self._start, self._end = autoencoder, start, end
         self._steps, self._jump_steps = steps, jump_steps

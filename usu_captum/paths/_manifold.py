@@ -136,8 +136,9 @@ class ManifoldGuidedIG(PathAttribution):
 
         Cost:
             ``n_steps + 2 * jump_steps + 1`` forward and backward passes of the model per image,
-            ``n_steps + 1`` of the decoder, and two of the encoder forward. One backward pass serves
-            both the attribution and the guidance.
+            ``n_steps + 1`` of the decoder, and two of the encoder forward. Without jumps the model
+            takes ``n_steps + 2`` and the decoder ``n_steps``. One backward pass serves both the
+            attribution and the guidance.
         """
         check_count("n_steps", n_steps)
         problem = self.problem(

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from usu_captum.paths._engine import Points
 from usu_captum.paths._objective import Objective
-from usu_core._checks import check_number
+from usu_core._checks import check_count, check_number
+from usu_core._precision import wide
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,8 @@ class Search:
 
     def __post_init__(self) -> None:
         """Check the numbers once, when they are given."""
-        size = self.pixels_per_step
-        if size is not None:
-            if isinstance(size, bool) or not isinstance(size, int):
-                raise TypeError(
-                    f"pixels_per_step must be an integer or None, got {type(size).__name__}."
-                )
-            if size < 1:
-                raise ValueError(f"pixels_per_step must be at least 1, got {size}.")
+        if self.pixels_per_step is not None:
+            check_count("pixels_per_step", self.pixels_per_step)
         for name in ("step_bound", "momentum"):
             value = getattr(self, name)
             if name != "step_bound" or value is not None:
@@ -176,5 +171,5 @@ class Walk:
             reached = torch.where((length > self._bound).view(each), here + share * move, reached)
         self.steps += active
         if self._keeps_printed:
-            self.printed.add_(self._selecting * (reached - here))
+            self.printed.add_(wide(self._selecting) * (wide(reached) - wide(here)))
         return (reached,)

@@ -58,7 +58,7 @@ class SpectralPath:
             gates = gate_values(times, *fading, self._gate)
             points = (wide(start) + spectrum.combine(gates)).to(start.dtype)
             # Components add up to the difference but for rounding.
-            position = alphas.to(start.device).view(-1, 1, 1, 1, 1)
+            position = alphas.to(spectrum.lengths).view(-1, 1, 1, 1, 1)
             points = torch.where(position >= 1, end, points)
             found.append(points if self._printed else torch.where(position <= 0, start, points))
         return tuple(found)

@@ -20,8 +20,9 @@ class Curve:
 
     Attributes:
         scores: (B, steps + 1), from no changed pixel to all of them.
-        auc: (B,), the trapezoidal area under the curve over the share of changed pixels, or the
-            area that the function or the protocol names instead.
+        auc: (B,), the trapezoidal area under the curve over the share of steps taken, or the area
+            that the function or the protocol names instead. Where ``pixels_per_step`` does not
+            divide the pixels, the shorter last step counts as a full one, as in the papers' code.
     """
 
     scores: Tensor
@@ -50,7 +51,7 @@ def deletion(
         images: (B, C, *pixels).
         attribution: (B, *pixels); only its ranking matters.
         reference: ``"black"``, ``"mean"``, ``"blur"``, a number, a
-            :class:`~usu_core.metrics.Blur` or a tensor.
+            :class:`~usu_core.metrics.Blur` or a tensor, such as a colour (C, 1, 1).
         black: Value of black in the model's space.
         steps: Number of equal steps from none to all pixels.
         ties: (B, *pixels), ranks pixels of equal attribution, highest first. Remaining ties keep
@@ -65,8 +66,8 @@ def deletion(
         The curve and its area.
 
     Raises:
-        ValueError: If shapes do not match, the map is not finite, or the output is normalised
-            and the score of a whole image is not above 0.
+        ValueError: If shapes do not match, images, maps or scores are not finite, or the output is
+            normalised and the score of a whole image is not above 0.
 
     Cost:
         ``B · (steps + 1)`` model evaluations; with a protocol, once per reference.
@@ -84,7 +85,7 @@ def deletion(
     """
     if protocol is None:
         protocol = _protocol(reference, steps, output)
-    check_maps(images, attribution, ties)
+    attribution = check_maps(images, attribution, ties)
     fills = [reference_images(images, given, black) for given in protocol.deletion]
     pairs = [(images, fill) for fill in fills]
     return _curve(score, pairs, attribution, ties, protocol, chunk_size, whole=0)
@@ -136,7 +137,7 @@ def insertion(
     """
     if protocol is None:
         protocol = _protocol(reference, steps, output)
-    check_maps(images, attribution, ties)
+    attribution = check_maps(images, attribution, ties)
     fills = [reference_images(images, given, black) for given in protocol.insertion]
     pairs = [(fill, images) for fill in fills]
     return _curve(score, pairs, attribution, ties, protocol, chunk_size, whole=-1)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from usu_core._checks import check_choice, check_finite
+from usu_core._checks import check_choice, check_finite, check_float_tensor
 from usu_core._precision import wide
 from usu_core.metrics._evaluation import (
     check_batch,
+    check_pixels,
     check_shares,
     perturbed_scores,
     whole_scores,
@@ -75,8 +76,9 @@ def diffid(
         Both curves and their difference, per example.
 
     Raises:
-        ValueError: If shapes do not match, a label has no output, the map is not finite, or an
-            option is unknown.
+        TypeError: If images or maps are not floating point.
+        ValueError: If shapes do not match, a label has no output, an option is unknown, or images,
+            maps, ties or what the model returns are not finite.
 
     Cost:
         ``2 · B · len(shares)`` model evaluations, and ``B`` more for ``"retention"``.
@@ -96,10 +98,9 @@ def diffid(
             f"labels must be integers of shape ({len(images)},), got {labels.dtype} of shape "
             f"{tuple(labels.shape)}."
         )
-    if ties is not None and ties.shape != images[:, 0].shape:
-        raise ValueError(
-            f"ties must have shape {tuple(images[:, 0].shape)}, got {tuple(ties.shape)}."
-        )
+    if ties is not None:
+        check_pixels("ties", images, ties)
+        check_finite("ties", ties)
     place = places(size, None if ties is None else ties.unsqueeze(1).expand_as(size))
     last = place[0].numel() - 1
     counts = share_counts(last + 1, shares)
@@ -116,7 +117,7 @@ def diffid(
         mean = (every * kept).sum(axes, keepdim=True) / kept.sum(axes, keepdim=True)
         return torch.where(removed, mean.to(images.dtype), images[i])
 
-    score = _LabelScore(model, labels.to(images.device), measure)
+    score = _LabelScore(model, labels, measure, images.device)
     scores = perturbed_scores(
         score, images, remove, 2 * K, output="probability", chunk_size=chunk_size
     ).float()
@@ -130,27 +131,39 @@ def diffid(
 class _LabelScore:
     """How right the model is about the label: 0 or 1, or the label's probability."""
 
-    def __init__(self, model: Callable[[Tensor], Tensor], labels: Tensor, measure: str) -> None:
-        self._model, self._labels, self._measure = model, labels, measure
+    def __init__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        labels: Tensor,
+        measure: str,
+        device: torch.device,
+    ) -> None:
+        self._model, self._measure = model, measure
+        # Asked once: in every chunk it would make the device wait.
+        self._range = int(labels.min()), int(labels.max())
+        self._labels = labels.to(device).long()
 
     def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
         outputs = self._model(images)
-        wanted = self._labels[example]
-        if outputs.dim() != 2 or not 0 <= int(wanted.min()) <= int(wanted.max()) < outputs.shape[1]:
+        lowest, highest = self._range
+        if outputs.dim() != 2 or not 0 <= lowest <= highest < outputs.shape[1]:
             raise ValueError(
                 "model must return (N, classes) with a class for every label, got "
-                f"{tuple(outputs.shape)} for labels up to {int(wanted.max())}."
+                f"{tuple(outputs.shape)} for labels from {lowest} to {highest}."
             )
+        wanted = self._labels[example]
         if self._measure == "accuracy":
-            return (outputs.argmax(1) == wanted).float()
+            right = (outputs.argmax(1) == wanted).float()
+            # NaN has no first class; passed on, it is refused as a score.
+            return right.where(outputs.amax(1).isfinite(), torch.nan)
         return class_scores(outputs, output).gather(1, wanted[:, None]).squeeze(1)
 
 
 def _sizes(images: Tensor, attribution: Tensor, unit: str) -> Tensor:
     """Return what is ranked: (B, C, *pixels) for elements, (B, 1, *pixels) for pixels."""
     check_batch(images)
-    check_finite("attribution", attribution)
-    size = attribution.abs()
+    check_finite("attribution", check_float_tensor("attribution", attribution))
+    size = attribution.to(images.device).abs()
     if attribution.shape == images.shape:
         return size.sum(1, keepdim=True) if unit == "pixel" else size
     if attribution.shape == images[:, 0].shape:

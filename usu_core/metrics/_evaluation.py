@@ -33,6 +33,9 @@ def perturbed_scores(
     Returns:
         (B, count), float32 or float64.
 
+    Raises:
+        ValueError: If a score is not finite: NaN would pass for a score that never changes.
+
     Cost:
         ``B · count`` model evaluations.
     """
@@ -43,7 +46,14 @@ def perturbed_scores(
     with torch.no_grad():
         for i, k in zip(example.split(chunk_size), copy.split(chunk_size), strict=True):
             rows.append(model.evaluate(perturb(i, k), i, output))
-    return torch.cat(rows).view(len(images), count)
+    scores = torch.cat(rows).view(len(images), count)
+    bad = (~scores.isfinite()).any(1).nonzero().flatten()
+    if len(bad):
+        raise ValueError(
+            "score must return finite numbers, got NaN or infinity for example "
+            f"{int(bad[0])} ({len(bad)} of {len(images)} examples). Try the model in float32."
+        )
+    return scores
 
 
 def whole_scores(
@@ -53,6 +63,17 @@ def whole_scores(
     return perturbed_scores(
         score, images, lambda i, _: images[i], 1, output=output, chunk_size=chunk_size
     ).squeeze(1)
+
+
+def score_drops(whole: Tensor, left: Tensor) -> Tensor:
+    """Return what scores (B, N) have lost against those of the whole images (B,), in float64.
+
+    A score that stays differs from itself by the rounding of batches of other sizes. So small a
+    drop is 0: it would correlate with the map by chance.
+    """
+    full = whole.double()[:, None]
+    drops = full - left.double()
+    return drops.where(drops.abs() > 16 * torch.finfo(whole.dtype).eps * full.abs(), 0.0)
 
 
 def relative_scores(scores: Tensor, whole: Tensor) -> Tensor:
@@ -74,22 +95,34 @@ def relative_scores(scores: Tensor, whole: Tensor) -> Tensor:
 
 
 def check_batch(images: Tensor) -> None:
-    """Raise unless ``images`` is a floating-point batch (B, C, *pixels) that is not empty."""
+    """Raise unless ``images`` is a finite floating-point batch (B, C, *pixels), not empty."""
     check_float_tensor("images", images)
     if images.dim() < 3 or images.numel() == 0:
         raise ValueError(
             f"images must have shape (B, C, *pixels), none of them 0, got {tuple(images.shape)}."
         )
+    check_finite("images", images)
 
 
-def check_maps(images: Tensor, attribution: Tensor, ties: Tensor | None = None) -> None:
-    """Raise unless maps have one finite value per pixel of ``images``."""
+def check_maps(images: Tensor, attribution: Tensor, ties: Tensor | None = None) -> Tensor:
+    """Return the map on the images' device, or raise unless maps have one finite value per pixel.
+
+    The attribution must be floating point: integers wrap where a map is negated.
+    """
     check_batch(images)
-    wanted = (images.shape[0], *images.shape[2:])
+    check_float_tensor("attribution", attribution)
     for name, value in (("attribution", attribution), ("ties", ties)):
-        if value is not None and tuple(value.shape) != wanted:
-            raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}.")
-    check_finite("attribution", attribution)
+        if value is not None:
+            check_pixels(name, images, value)
+            check_finite(name, value)
+    return attribution.to(images.device)
+
+
+def check_pixels(name: str, images: Tensor, value: Tensor) -> None:
+    """Raise unless ``value`` has one entry per pixel of ``images``."""
+    wanted = (images.shape[0], *images.shape[2:])
+    if tuple(value.shape) != wanted:
+        raise ValueError(f"{name} must have shape {wanted}, got {tuple(value.shape)}.")
 
 
 def check_planes(images: Tensor) -> None:
@@ -102,9 +135,7 @@ def check_labels(images: Tensor, segments: Tensor) -> int:
     """Return the number of labels, or raise unless every pixel has one that is not negative."""
     if segments.is_floating_point() or segments.is_complex() or segments.dtype == torch.bool:
         raise TypeError(f"segments must be an integer tensor, got {segments.dtype}. Try .long().")
-    wanted = (images.shape[0], *images.shape[2:])
-    if tuple(segments.shape) != wanted:
-        raise ValueError(f"segments must have shape {wanted}, got {tuple(segments.shape)}.")
+    check_pixels("segments", images, segments)
     low, high = (int(v) for v in torch.aminmax(segments))
     if low < 0:
         raise ValueError(

@@ -47,7 +47,7 @@ def pixel_flipping(
         the score.
 
     Raises:
-        ValueError: If shapes do not match or the map is not finite.
+        ValueError: If shapes do not match, or images, maps or scores are not finite.
 
     Cost:
         ``B · (L + 1)`` model evaluations, with ``L = ceil(pixels / pixels_per_step)`` or fewer.
@@ -58,7 +58,7 @@ def pixel_flipping(
         >>> pixel_flipping(total, images, images[:, 0], steps=2)
         Curve(scores=tensor([[10.,  6.,  3.]]), auc=tensor([3.6667]))
     """
-    check_maps(images, attribution, ties)
+    attribution = check_maps(images, attribution, ties)
     check_count("pixels_per_step", pixels_per_step)
     pixels = attribution[0].numel()
     points = -(-pixels // pixels_per_step) + 1
@@ -108,8 +108,8 @@ def irof(
 
     Raises:
         TypeError: If the segments are not integers.
-        ValueError: If shapes do not match, the map is not finite, or the score of a whole image
-            is not above 0.
+        ValueError: If shapes do not match, images, maps or scores are not finite, or the score of a
+            whole image is not above 0.
 
     Cost:
         ``B · (S + 1)`` model evaluations.
@@ -120,12 +120,12 @@ def irof(
         >>> irof(lambda x: x.sum((1, 2)), images, images[:, 0], segments, reference=0.0)
         Curve(scores=tensor([[1.0000, 0.2000, 0.0000]]), auc=tensor([0.6500]))
     """
-    check_maps(images, attribution)
+    attribution = check_maps(images, attribution)
     count = check_labels(images, segments)
     labels = segments.to(images.device).long()
     fill = reference_images(images, reference, black)
     present = segment_counts(labels, count) > 0
-    means = segment_mean(attribution.to(images.device), labels, count)
+    means = segment_mean(attribution, labels, count)
     place = segment_expand(places(means.masked_fill(~present, -torch.inf)), labels)
     own = present.sum(1)
     scores = scores_along(

@@ -42,7 +42,7 @@ def quantus_infidelity(
         (B,) float64, 0 or above.
 
     Raises:
-        ValueError: If shapes do not match or the map is not finite.
+        ValueError: If shapes do not match, or images, maps or scores are not finite.
 
     Cost:
         ``B · (1 + ceil(H / patch) · ceil(W / patch))`` model evaluations.
@@ -54,7 +54,7 @@ def quantus_infidelity(
         tensor([0.], dtype=torch.float64)
     """
     check_count("patch", patch)
-    check_maps(images, attribution)
+    attribution = check_maps(images, attribution)
     check_planes(images)
     H, W = images.shape[2:]
     row = torch.arange(H, device=images.device) // patch

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from usu_core._checks import check_count
 from usu_core.metrics._correlation import spearman
-from usu_core.metrics._evaluation import check_maps, perturbed_scores, whole_scores
+from usu_core.metrics._evaluation import check_maps, perturbed_scores, score_drops, whole_scores
 from usu_core.metrics._ranking import equal_counts, places, scores_along
 from usu_core.metrics._references import Reference, reference_images
 from usu_core.scoring import ModelScore, ScoreFunction
@@ -42,7 +42,7 @@ def monotonicity(
         (B,), 0 to 1, higher is better.
 
     Raises:
-        ValueError: If shapes do not match or the map is not finite.
+        ValueError: If shapes do not match, or images, maps or scores are not finite.
 
     Cost:
         ``B · (steps + 1)`` model evaluations, at most one per pixel and the start.
@@ -53,7 +53,7 @@ def monotonicity(
         >>> monotonicity(total, images, images[:, 0], reference=0.0, steps=4)
         tensor([0.7500])
     """
-    check_maps(images, attribution)
+    attribution = check_maps(images, attribution)
     check_count("steps", steps)
     fill = reference_images(images, reference, black)
     place = places(-attribution)
@@ -96,8 +96,8 @@ def monotonicity_correlation(
         not change.
 
     Raises:
-        ValueError: If shapes do not match, the map is not finite, or there are more groups than
-            pixels.
+        ValueError: If shapes do not match, images, maps or scores are not finite, or there are more
+            groups than pixels.
 
     Cost:
         ``B · (1 + groups · samples)`` model evaluations.
@@ -109,7 +109,7 @@ def monotonicity_correlation(
         >>> monotonicity_correlation(weighted, images, weights[None], groups=4).round(decimals=6)
         tensor([1.], dtype=torch.float64)
     """
-    check_maps(images, attribution)
+    attribution = check_maps(images, attribution)
     check_count("groups", groups, 2)
     check_count("samples", samples)
     pixels = attribution[0].numel()
@@ -130,10 +130,10 @@ def monotonicity_correlation(
         noise = low[i] + (high[i] - low[i]) * draw[k % samples]
         return torch.where(unknown.unsqueeze(1), noise, images[i])
 
-    whole = whole_scores(score, images, output=output, chunk_size=chunk_size).double()
+    whole = whole_scores(score, images, output=output, chunk_size=chunk_size)
     count = groups * samples
     scores = perturbed_scores(score, images, randomise, count, output=output, chunk_size=chunk_size)
-    change = (scores.double() - whole[:, None]).square()
+    change = score_drops(whole, scores).square()
     mean = size.new_zeros(len(images), groups)
     # From the smallest on, so that equal sizes have equal means whatever rounding does.
     above = size.flatten(1) - size.flatten(1).amin(1, keepdim=True)

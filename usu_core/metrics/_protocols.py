@@ -26,7 +26,8 @@ class CurveProtocol:
         output: ``"probability"``, ``"logit"``, ``"log-odds"`` or ``"normalised-logit"``.
         steps: Number of equal steps. Give this or ``pixels_per_step``.
         pixels_per_step: Pixels changed per step; the last step takes what is left.
-        area: ``"trapezoid"``, or ``"mean"`` for the plain mean of all points.
+        area: ``"trapezoid"``, or ``"mean"`` for the plain mean of all points. A shorter last step
+            counts as a full one, as in the papers' code.
 
     Raises:
         ValueError: If a name is unknown, there is no reference, or not exactly one of ``steps``

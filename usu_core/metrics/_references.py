@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from usu_core._checks import check_choice, check_count, check_positive
+from usu_core._checks import check_choice, check_count, check_finite, check_positive
 from usu_core._precision import wide
 from usu_core.scoring import fill_images
 
@@ -56,7 +56,7 @@ class Blur:
 
 
 Reference = str | float | Blur | Tensor
-"""A name, a number in the model's space, a blur, or a tensor that broadcasts to the images."""
+"""A name, a number in the model's space, a blur, or a tensor; see :func:`reference_images`."""
 
 
 def reference_images(images: Tensor, reference: Reference, black: Tensor | float) -> Tensor:
@@ -67,16 +67,16 @@ def reference_images(images: Tensor, reference: Reference, black: Tensor | float
         reference: ``"black"``, ``"mean"`` (each image's mean colour), ``"blur"`` (Gaussian,
             reflected border, a twentieth of the shorter side wide), a :class:`Blur`, a number in
             the model's space (0 is the data's mean colour after the usual normalisation), or a
-            tensor that broadcasts to ``images``.
-        black: Value of black in the model's space: a number, or a tensor of shape (C, 1, 1), or
-            another with an axis for each of the images' but the first, or for each of them. Zero
-            is *not* black after the usual normalisation, hence no default.
+            tensor of shape (C, 1, 1), or another with an axis for each of the images' but the
+            first, or for each of them.
+        black: Value of black in the model's space: a number, or a tensor as ``reference``. Zero is
+            *not* black after the usual normalisation, hence no default.
 
     Returns:
         A tensor of the images' shape.
 
     Raises:
-        ValueError: If the name is unknown or a tensor does not broadcast.
+        ValueError: If the name is unknown, or a number or tensor does not fit or is not finite.
 
     Example:
         >>> reference_images(torch.ones(1, 1, 2), 0.25, black=0.0)
@@ -84,26 +84,25 @@ def reference_images(images: Tensor, reference: Reference, black: Tensor | float
     """
     if isinstance(reference, Blur):
         return reference(images)
-    if isinstance(reference, int | float):
-        return fill_images(images, torch.tensor(float(reference)))
-    if isinstance(reference, Tensor):
-        return fill_images(images, reference)
+    if isinstance(reference, Tensor | int | float):
+        return _spread("reference", reference, images)
     check_choice("reference", reference, REFERENCES)
     if reference == "black":
-        return _black_images(images, torch.as_tensor(black))
+        return _spread("black", black, images)
     return fill_images(images, reference)
 
 
-def _black_images(images: Tensor, black: Tensor) -> Tensor:
-    axes = images.dim()
+def _spread(name: str, given: Tensor | float, images: Tensor) -> Tensor:
+    value, axes = torch.as_tensor(given), images.dim()
     # Fewer axes would be the last ones: colours might pass for columns.
-    fits = black.dim() in (0, axes - 1, axes) and all(
+    fits = value.dim() in (0, axes - 1, axes) and all(
         n in (1, size)
-        for n, size in zip(black.shape, images.shape[axes - black.dim() :], strict=True)
+        for n, size in zip(value.shape, images.shape[axes - value.dim() :], strict=True)
     )
     if not fits:
         raise ValueError(
-            f"black must be a number or broadcast to the images' shape {tuple(images.shape)}, got "
-            f"shape {tuple(black.shape)}. Try a tensor of shape (C{', 1' * (axes - 2)})."
+            f"{name} must be a number or broadcast to the images' shape {tuple(images.shape)}, got "
+            f"shape {tuple(value.shape)}. Try a tensor of shape (C{', 1' * (axes - 2)})."
         )
-    return black.to(images).expand_as(images)
+    check_finite(name, value)
+    return value.to(images).expand_as(images)

@@ -5,7 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from usu_core._checks import check_count, check_finite, check_float_tensor, check_positive
+from usu_core._checks import (
+    check_count,
+    check_finite,
+    check_float_tensor,
+    check_positive,
+    check_tensor,
+)
 
 
 def max_sensitivity(
@@ -38,6 +44,7 @@ def max_sensitivity(
         the image's own map is zero the change is not divided.
 
     Raises:
+        TypeError: If images are not floating point or ``attribute`` returns no tensor.
         ValueError: If a map is not finite or has no axis per example.
 
     Cost:
@@ -64,7 +71,7 @@ def max_sensitivity(
 
 def _map_of(attribute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return the maps as (B, N) float64, detached."""
-    found = attribute(images).detach()
+    found = check_tensor("attribute(images)", attribute(images)).detach()
     if found.dim() < 1 or len(found) != len(images):
         raise ValueError(
             f"attribute must return one map per example, got shape {tuple(found.shape)} for "

@@ -1,13 +1,13 @@
 """Does a map follow the model? Compare maps before and after its weights are drawn anew."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from usu_core._checks import check_choice, check_finite
+from usu_core._checks import check_choice, check_finite, check_tensor
 from usu_core.metrics._correlation import spearman
 
 ORDERS = ("cascading", "independent")
@@ -40,8 +40,8 @@ def model_randomisation(
     The sanity check of Adebayo et al., 2018: a map that stays the same did not depend on what the
     model has learnt. Layers use their own ``reset_parameters``; parameters that it leaves alone,
     and those of modules without one, are drawn from a normal distribution with the mean and spread
-    they have. The model's parameters, buffers, gradients and modes and torch's random state are
-    restored, also on errors and interrupts.
+    they have. Integer parameters stay as they are. The model's parameters, buffers, gradients and
+    modes and torch's random state are restored, also on errors and interrupts.
 
     Args:
         attribute: Takes the model, returns maps (B, ...). It meets the same random state at every
@@ -49,8 +49,9 @@ def model_randomisation(
         model: The model, changed in place while this runs.
         order: ``"cascading"``, where drawn layers stay so, or ``"independent"``, where each is
             restored before the next.
-        layers: Names of modules, such as ``"layer4.1.conv2"`` or whole blocks, drawn in this
-            order. By default every module with parameters of its own, last registered first.
+        layers: Names of modules, such as ``"layer4.1.conv2"``, or of whole blocks, drawn in this
+            order with all inside them. By default every module with parameters of its own, last
+            registered first, and these parameters alone.
         similarity: Compares maps (B, ...) twice to (B,), such as :func:`spearman`.
         seed: Seed of the new weights.
 
@@ -58,6 +59,7 @@ def model_randomisation(
         The names and the similarities.
 
     Raises:
+        TypeError: If ``attribute`` returns no tensor.
         ValueError: If a layer does not exist or has no parameters, a map is not finite, or shapes
             change.
 
@@ -73,10 +75,11 @@ def model_randomisation(
     """
     check_choice("order", order, ORDERS)
     parts = dict(model.named_modules())
+    whole = layers is not None
     if layers is None:
-        layers = [name for name in reversed(parts) if any(True for _ in _own(parts[name]))]
+        layers = [name for name in reversed(parts) if _own(parts[name])]
     for name in layers:
-        if name not in parts or not any(True for _ in parts[name].parameters()):
+        if name not in parts or not any(_own(part) for part in parts[name].modules()):
             raise ValueError(
                 f"layers must name modules of the model that have parameters, got {name!r}. See "
                 "[name for name, _ in model.named_modules()]."
@@ -91,7 +94,7 @@ def model_randomisation(
             if order == "independent":
                 restore()
             _seed(seed + 1 + k, devices)
-            _draw(parts[name])
+            _draw(parts[name].modules() if whole else (parts[name],))
             columns.append(similarity(own, _maps(attribute, model, seed, devices)))
     return Randomisation(tuple(layers), torch.stack(columns, 1))
 
@@ -101,19 +104,21 @@ def _maps(
 ) -> Tensor:
     _seed(seed, devices)
     # A view of the weights would change with them.
-    found = attribute(model).detach().clone()
+    found = check_tensor("attribute(model)", attribute(model)).detach().clone()
     check_finite("attribute(model)", found)
     return found
 
 
-def _own(module: nn.Module) -> Iterator[nn.Parameter]:
-    return module.parameters(recurse=False)
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that can be drawn and belong to no part of the module."""
+    own = module.parameters(recurse=False)
+    return [p for p in own if p.is_floating_point() or p.is_complex()]
 
 
-def _draw(layer: nn.Module) -> None:
-    """Draw the parameters of a layer and of all inside it anew, from torch's random state."""
+def _draw(parts: Iterable[nn.Module]) -> None:
+    """Draw the modules' own parameters anew, from torch's random state."""
     with torch.no_grad():
-        for part in layer.modules():
+        for part in parts:
             learnt = [(parameter, parameter.clone()) for parameter in _own(part)]
             reset = getattr(part, "reset_parameters", None)
             if callable(reset):
@@ -147,14 +152,16 @@ def _kept(model: nn.Module) -> Iterator[Callable[[], None]]:
         for module, parameters, buffers in held:
             module._parameters.update(parameters)
             module._buffers.update(buffers)
-        with torch.no_grad():
-            for tensor, value in tensors:
-                tensor.copy_(value)
-            for parameter, required, gradient in flags:
-                parameter.requires_grad_(required)
-                parameter.grad = gradient
         for module, training in modes:
             module.training = training
+        for parameter, required, gradient in flags:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+        with torch.no_grad():
+            for tensor, value in tensors:
+                # What cannot be written to, such as an expanded buffer, has not changed.
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
 
     try:
         yield restore

@@ -12,6 +12,7 @@ from usu_core.metrics._evaluation import (
     check_maps,
     check_shares,
     perturbed_scores,
+    score_drops,
     whole_scores,
 )
 from usu_core.metrics._references import Reference, reference_images
@@ -53,7 +54,8 @@ def sensitivity_n(
         constant maps or all pixels at once.
 
     Raises:
-        ValueError: If shapes do not match, the map is not finite, or a size does not fit.
+        ValueError: If shapes do not match, images, maps or scores are not finite, or a size does
+            not fit.
 
     Cost:
         ``B · (1 + len(sizes) · samples)`` model evaluations.
@@ -64,7 +66,7 @@ def sensitivity_n(
         >>> sensitivity_n(total, images, images[:, 0], [1, 2], reference=0.0).round(decimals=6)
         tensor([[1., 1.]], dtype=torch.float64)
     """
-    check_maps(images, attribution)
+    attribution = check_maps(images, attribution)
     check_count("samples", samples, 2)
     pixels = attribution[0].numel()
     for size in sizes:
@@ -80,10 +82,10 @@ def sensitivity_n(
         hidden = place[k % samples] < limit[k // samples, None]
         return torch.where(hidden.view(-1, 1, *images.shape[2:]), fill[i], images[i])
 
-    whole = whole_scores(score, images, output=output, chunk_size=chunk_size).double()
+    whole = whole_scores(score, images, output=output, chunk_size=chunk_size)
     count = len(sizes) * samples
     left = perturbed_scores(score, images, hide, count, output=output, chunk_size=chunk_size)
-    drops = (whole[:, None] - left.double()).view(len(images), len(sizes), samples)
+    drops = score_drops(whole, left).view(len(images), len(sizes), samples)
     flat = attribution.double().flatten(1)
     columns = [pearson(flat @ (place < n).double().T, drops[:, j]) for j, n in enumerate(sizes)]
     return torch.stack(columns, 1)
@@ -126,7 +128,8 @@ def mu_fidelity(
 
     Raises:
         TypeError: If the segments are not integers.
-        ValueError: If shapes do not match, the map is not finite, or the share does not fit.
+        ValueError: If shapes do not match, images, maps or scores are not finite, or the share does
+            not fit.
 
     Cost:
         ``B · (1 + samples)`` model evaluations.
@@ -138,7 +141,7 @@ def mu_fidelity(
         >>> mu_fidelity(total, images, images[:, 0], segments, reference=0.0).round(decimals=6)
         tensor([1.], dtype=torch.float64)
     """
-    check_maps(images, attribution)
+    attribution = check_maps(images, attribution)
     check_count("samples", samples, 2)
     check_shares("share", (share,))
     count = check_labels(images, segments)
@@ -157,9 +160,9 @@ def mu_fidelity(
         inside = hidden[i, k].gather(1, labels[i])
         return torch.where(inside.view(-1, 1, *images.shape[2:]), fill[i], images[i])
 
-    whole = whole_scores(score, images, output=output, chunk_size=chunk_size).double()
+    whole = whole_scores(score, images, output=output, chunk_size=chunk_size)
     left = perturbed_scores(score, images, hide, samples, output=output, chunk_size=chunk_size)
     flat = attribution.double().flatten(1)
     mass = flat.new_zeros(len(images), count).scatter_add_(1, labels, flat)
     sums = (hidden.double() @ mass[:, :, None]).squeeze(2)
-    return pearson(sums, whole[:, None] - left.double())
+    return pearson(sums, score_drops(whole, left))

@@ -165,8 +165,15 @@ def test_bad_arguments() -> None:
         explainer.attribute(IMAGE, max_sigma=0)
     with pytest.raises(TypeError, match="max_sigma must be a number, got str"):
         explainer.attribute(IMAGE, max_sigma="50")
-    with pytest.raises(ValueError, match=r"inputs must be images .* got shape \(2, 5\)"):
-        explainer.attribute(torch.ones(2, 5))
+    for call in (explainer.attribute, explainer.start):
+        with pytest.raises(ValueError, match=r"inputs must be images .* got shape \(2, 5\)"):
+            call(torch.ones(2, 5))
+        with pytest.raises(TypeError, match=r"inputs must be floating-point .* got torch\.int"):
+            call(IMAGE.long())
+        with pytest.raises(TypeError, match="inputs must be floating-point tensors, got list"):
+            call([IMAGE])
+        with pytest.raises(ValueError, match="inputs must be finite, got NaN or infinity"):
+            call(IMAGE / 0)
 
 
 @pytest.mark.data

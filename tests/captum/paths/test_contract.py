@@ -279,9 +279,19 @@ def test_inputs_are_checked(cls: Any, run: Run, images: Tensor, bad: float) -> N
 
 
 @every_class
-@pytest.mark.parametrize("size", [0, -1, 2.5, True])
-def test_internal_batch_size_is_checked(cls: Any, run: Run, size: Any) -> None:
-    with pytest.raises(ValueError, match="internal_batch_size must be an integer of at least 1"):
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (0, ValueError, "at least 1, got 0"),
+        (-1, ValueError, "at least 1, got -1"),
+        (2.5, TypeError, "an integer, got float"),
+        (True, TypeError, "an integer, got bool"),
+    ],
+)
+def test_internal_batch_size_is_checked(
+    cls: Any, run: Run, size: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"internal_batch_size must be {message}"):
         run(cls, internal_batch_size=size)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from usu_captum.paths import QUADRATURES, IntegratedGradients
+from usu_captum.paths import QUADRATURES, BlurIG, GuidedIG, IntegratedGradients
 from usu_captum.paths._engine import follow, integrate
 from usu_captum.paths._objective import Objective
 from usu_captum.paths._quadrature import nodes_and_edges
@@ -222,6 +222,25 @@ def test_half_precision_sums_wide() -> None:
     found = IntegratedGradients(lambda x: 3 * x.sum(1)).attribute(images, n_steps=300)
     assert found.dtype == torch.bfloat16
     assert torch.allclose(found.float(), torch.full((1, 3), 3.0), rtol=0.02)
+
+
+@pytest.mark.parametrize("cls", [IntegratedGradients, GuidedIG, BlurIG])
+def test_half_precision_multiplies_wide(cls: Any) -> None:
+    """A gradient times a step lies below what half precision can tell from 0."""
+    images = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0)).half()
+    found = cls(lambda x: (x * 1e-4).flatten(1).sum(1)).attribute(images, n_steps=200)
+    start = cls(lambda x: x).start(images) if cls is BlurIG else torch.zeros_like(images)
+    change = (images.float() - start.float()).flatten()
+    assert found.dtype == torch.float16
+    assert (found.float().flatten() - 1e-4 * change).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("cls", [IntegratedGradients, GuidedIG])
+def test_examples_of_one_number(cls: Any) -> None:
+    values = torch.tensor([1.0, -2.0, 3.0])
+    found, gap = cls(lambda x: 2 * x).attribute(values, n_steps=5, return_convergence_delta=True)
+    torch.testing.assert_close(found, 2 * values)
+    torch.testing.assert_close(gap, torch.zeros(3))
 
 
 def test_gauss_and_legendre_agree_with_numpy() -> None:

@@ -169,10 +169,10 @@ def test_input_at_its_baseline_has_no_attribution(smooth: Any, images: Tensor) -
     ("arguments", "kind", "message"),
     [
         ({"fraction": 0}, ValueError, "fraction must be above 0"),
-        ({"fraction": 1.5}, ValueError, "fraction must be from 0 to 1, got 1.5"),
+        ({"fraction": 1.5}, ValueError, r"fraction must lie in \[0, 1\], got 1.5"),
         ({"fraction": "all"}, TypeError, "fraction must be a number, got str"),
-        ({"max_distance": -0.1}, ValueError, "max_distance must be from 0 to 1"),
-        ({"max_distance": float("nan")}, ValueError, "max_distance must be from 0 to 1"),
+        ({"max_distance": -0.1}, ValueError, r"max_distance must lie in \[0, 1\]"),
+        ({"max_distance": float("nan")}, ValueError, r"max_distance must lie in \[0, 1\]"),
         ({"method": "gausslegendre"}, ValueError, "method must be 'riemann_trapezoid' or"),
     ],
 )

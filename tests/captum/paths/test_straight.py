@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from usu_captum import ImageSpace
+from usu_captum import IMAGENET, ImageSpace
 from usu_captum.paths import QUADRATURES, IntegratedGradients
 
 X = torch.tensor([[3.0, -2.0, 0.5], [1.0, 4.0, -1.0]], dtype=torch.float64)
@@ -239,3 +239,10 @@ def test_complete_on_real_networks(real: Any, name: str, number: int) -> None:
     )
     change = found.flatten(1).sum(1) - gap
     assert (gap / change).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(("name", "shape"), [("blur", (2, 5)), ("black", (2,)), ("mean", (2,))])
+def test_names_of_images_need_images(name: str, shape: tuple[int, ...]) -> None:
+    explainer = IntegratedGradients(lambda x: x.reshape(len(x), -1).sum(1), space=IMAGENET)
+    with pytest.raises(ValueError, match=rf"baselines='{name}' needs images .* Try a number"):
+        explainer.attribute(torch.ones(shape), name)
