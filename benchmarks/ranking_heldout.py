@@ -72,7 +72,7 @@ def main() -> None:
     journal, key = case.folder / "heldout.jsonl", maps_key(subject, network)
     records = [r for r in read_journal(journal) if r["maps"] == key]
     done = {record["image"] for record in records}
-    for index in tqdm(range(case.images), desc="judging", unit="image"):
+    for index in tqdm(range(min(case.images, len(subject.reported))), desc="judging", unit="image"):
         if index not in done:
             figures = _judge(subject, network, subject.reported[index].image[None])
             records.append({"maps": key, "image": index, "metrics": figures})

@@ -181,8 +181,11 @@ def _peaks(name: str, batch: int, counts: Sequence[int]) -> list[float]:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(name, batch, counts, sender))
     process.start()
-    found: list[float] = receiver.recv()
-    process.join()
+    sender.close()  # Else a child that fails leaves this waiting.
+    try:
+        found: list[float] = receiver.recv()
+    finally:
+        process.join()
     return found
 
 

@@ -83,7 +83,8 @@ def _fooled(
     subject: Subject, taught: nn.Module, count: int
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Return marked images that the mark alone makes a horse, and the classifier's figures."""
-    samples = [subject.reported[LOOKED_AT + i] for i in range(4 * count)]
+    last = min(LOOKED_AT + 4 * count, len(subject.reported))
+    samples = [subject.reported[i] for i in range(LOOKED_AT, last)]
     plain = torch.stack([sample.image for sample in samples])
     labels = torch.tensor([sample.label for sample in samples])
     marked, inside = stamp(plain, subject.space, seed=10_000)
@@ -187,8 +188,11 @@ def _print(facts: dict[str, float], summary: dict[str, dict[str, Any]]) -> None:
 def _draw(
     subject: Subject, images: Tensor, inside: Tensor, maps: dict[str, Tensor], path: Path
 ) -> None:
-    """Draw four images, and the ranks of their pixels by several methods."""
-    figure, axes = plt.subplots(4, len(SHOWN) + 1, figsize=(11.2, 6.8), layout="constrained")
+    """Draw up to four images, and the ranks of their pixels by several methods."""
+    rows = min(4, len(images))
+    figure, axes = plt.subplots(
+        rows, len(SHOWN) + 1, figsize=(11.2, 1.7 * rows), layout="constrained", squeeze=False
+    )
     for i, row in enumerate(axes):
         raw = subject.space.to_raw(images[i : i + 1])[0].clamp(0, 1)
         row[0].imshow(raw.permute(1, 2, 0))

@@ -1,14 +1,21 @@
 """Images from memory, and from any data set."""
 
 import hashlib
+import operator
+import struct
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import DecompressionBombError
 from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
 from usu_captum.ranking._images import UNLABELLED, Sample, UnreadableImageError, to_space
+from usu_captum.ranking._randomness import seeded
+
+# What decoders raise on damaged bytes; a ValueError is more likely a transform's.
+_UNREADABLE = (OSError, SyntaxError, RuntimeError, DecompressionBombError, struct.error)
 
 
 class ArrayImages:
@@ -74,8 +81,11 @@ class DatasetImages:
         dataset: Anything with a length and items.
         input_shape: (C, H, W) each image must have.
 
+    Random transforms are repeatable: training seeds torch, NumPy and Python for each item.
+
     Raises:
-        ValueError: If it is empty.
+        ValueError: If it is empty, or an image is of another shape.
+        TypeError: If an image is no floating-point tensor, or a label no integer.
 
     Example:
         >>> len(DatasetImages(torch.utils.data.TensorDataset(torch.rand(5, 1, 8, 8)), (1, 8, 8)))
@@ -93,7 +103,7 @@ class DatasetImages:
     def __getitem__(self, index: int) -> Sample:
         try:
             item = self.dataset[index]
-        except (OSError, SyntaxError) as error:
+        except _UNREADABLE as error:
             raise UnreadableImageError(f"item {index}: {' '.join(str(error).split())}") from error
         parts = item if isinstance(item, tuple | list) else (item,)
         image = parts[0]
@@ -103,14 +113,28 @@ class DatasetImages:
                 f"dataset must give tensors of shape {tuple(self.input_shape)}, got {what} for "
                 f"item {index}. Try a transform."
             )
-        return Sample(image.float(), int(parts[1]) if len(parts) > 1 else UNLABELLED)
+        if not image.is_floating_point():
+            raise TypeError(
+                f"dataset must give images in the model's space, got {image.dtype} for item "
+                f"{index}. Try a transform: image / 255, and the model's mean and deviation."
+            )
+        try:
+            label = operator.index(parts[1]) if len(parts) > 1 else UNLABELLED
+        except TypeError:
+            shown = tuple(parts[1].shape) if isinstance(parts[1], Tensor) else repr(parts[1])
+            raise TypeError(
+                f"dataset must give one integer as the label, got {shown} for item {index}. Try "
+                "the number of the class, or images alone."
+            ) from None
+        return Sample(image.float(), label)
 
     def fingerprint(self) -> str:
         """Return a digest of the length and of items spread over the data set."""
         digest = hashlib.sha256(str(len(self)).encode())
         for index in sorted({int(i) for i in np.linspace(0, len(self) - 1, 16)}):
             try:
-                image, label = self[index]
+                with seeded(index):  # of images that are changed at random, the same each time
+                    image, label = self[index]
             except UnreadableImageError as error:
                 digest.update(str(error).encode())
                 continue

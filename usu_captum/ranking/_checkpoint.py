@@ -5,7 +5,7 @@ One file, so that it is replaced as a whole: a kill leaves the old one or the ne
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()  # with the mode that files get here; safetensors makes its own private
+        mode = partial.stat().st_mode
         save_file(own, partial, metadata={_KEY: text})
+        partial.chmod(mode)
         _sync(partial)
         partial.replace(path)
     finally:
@@ -55,6 +58,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise ValueError(
+            f"path must be a checkpoint, got a folder {str(path)!r}. Try the explainer.safetensors "
+            "in it."
+        )
     if not path.is_file():
         raise ValueError(f"path must be a checkpoint, got no file {str(path)!r}.")
     try:
@@ -83,6 +91,13 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: Path, names: Iterable[str]) -> None:
+    """Remove what writes of these files left in a folder when they were killed."""
+    for name in names:
+        for partial in folder.glob(f".{name}.*.partial"):
+            partial.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from usu_core._checks import check_float_tensor
+
 
 def frozen(name: str, value: Any, example: str) -> tuple[Any, ...]:
     """Return a sequence of settings as a tuple, raise ``TypeError`` if it is none.
@@ -38,4 +40,22 @@ def check_images(name: str, images: Tensor, input_shape: tuple[int, ...]) -> Non
         raise ValueError(
             f"{name} must give images of shape {input_shape}, which the network is for, got "
             f"{tuple(images.shape[1:])}. Try resizing them."
+        )
+
+
+def check_batch(images: Tensor) -> None:
+    """Raise unless images are (B, C, H, W) of floating-point numbers."""
+    check_float_tensor("images", images)
+    if images.dim() != 4 or len(images) == 0:
+        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
+
+
+def check_maps(maps: Tensor, images: Tensor) -> None:
+    """Raise unless maps are (B, 1, H, W) of floating-point numbers, one for each image."""
+    check_float_tensor("maps", maps)
+    wanted = (len(images), 1, *images.shape[2:])
+    if tuple(maps.shape) != wanted:
+        raise ValueError(
+            f"maps must have shape {wanted}, one channel of the images' size, got "
+            f"{tuple(maps.shape)}. Try maps.sum(1, keepdim=True), or an upsampler."
         )

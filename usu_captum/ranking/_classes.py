@@ -79,22 +79,3 @@ def logits_of(classifier: Any, images: Tensor, classes: int) -> Tensor:
         )
     result: Tensor = logits
     return result
-
-
-def check_differentiable(classifier: Any, images: Tensor) -> None:
-    """Run a classifier once and see that gradients reach the images.
-
-    Raises:
-        ValueError: If not.
-    """
-    with torch.enable_grad():
-        inputs = images[:1].detach().clone().requires_grad_()
-        outputs = classifier(inputs)
-        found = None
-        if isinstance(outputs, Tensor) and outputs.requires_grad:
-            (found,) = torch.autograd.grad(outputs.sum(), inputs, allow_unused=True)
-    if found is None:
-        raise ValueError(
-            "classifier must be differentiable in the images, got outputs without a gradient. Try "
-            "without torch.no_grad() and .detach() in it, and no round trip through numpy."
-        )

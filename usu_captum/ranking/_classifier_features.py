@@ -11,6 +11,7 @@ from torch.nn import functional
 from usu_captum._layout import lay_out, needs_layout, token_grid
 from usu_captum._models import evaluating, in_its_dtype
 from usu_captum._options import Options
+from usu_captum.ranking._classifier_checks import uncompiled
 from usu_core._tokens import TokenGrid
 
 
@@ -41,7 +42,8 @@ class ClassifierEncoder(nn.Module):
         gradients: Read gradients too.
 
     Raises:
-        ValueError: If a layer does not exist, or is not run, or gives no map, or has no gradient.
+        ValueError: If a layer does not exist, or is not run, or gives no map, or has no gradient,
+            or the last is of a single pixel where gradients are read.
 
     Cost:
         One forward pass of the classifier, in its weights' dtype and without autocast if there are
@@ -63,6 +65,7 @@ class ClassifierEncoder(nn.Module):
         self, classifier: nn.Module, layers: Sequence[str], *, gradients: bool = False
     ) -> None:
         super().__init__()
+        classifier = uncompiled(classifier)
         known = dict(classifier.named_modules())
         for name in layers:
             if name not in known:
@@ -117,6 +120,11 @@ class ClassifierEncoder(nn.Module):
             stages.append(torch.cat([stage.detach(), stage.detach() * gradient], 1))
         height, width = stages[1].shape[2:]
         stages[0] = functional.adaptive_avg_pool2d(stages[0], (height, width))
+        if stages[-1][0, 0].numel() == 1:
+            raise ValueError(
+                "layers must end in a map of several pixels to read gradients, got a single one "
+                f"from {self.layers[-1]!r}. Try leaving it out."
+            )
         start = _activation_map(stages[-1], laid_out[-1])
         return [*(_in_own_units(stage) for stage in stages), start]
 

@@ -77,19 +77,23 @@ def head_rows(classifier: Any, classes: int) -> Tensor:
         >>> head_rows(nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)), 3).shape
         torch.Size([3, 5])
     """
-    found: Tensor | None = None
-    for module in classifier.modules() if isinstance(classifier, nn.Module) else ():
-        if isinstance(module, nn.Linear) and module.out_features == classes:
-            found = module.weight
-        elif (
-            isinstance(module, nn.Conv2d)
-            and module.out_channels == classes
-            and module.kernel_size == (1, 1)
-        ):
-            found = module.weight.flatten(1)
+    found = last_layer(classifier, classes)
     if found is None:
         raise ValueError(
             f"classifier must end in a linear layer with {classes} outputs to condition on its "
             f'rows, got {type(classifier).__name__}. Try conditioning="embedding".'
         )
-    return found.detach()
+    return found.weight.detach().flatten(1)
+
+
+def last_layer(classifier: Any, classes: int) -> nn.Linear | nn.Conv2d | None:
+    """Return the layer whose rows :func:`head_rows` gives, ``None`` if there is none."""
+    found: nn.Linear | nn.Conv2d | None = None
+    for module in classifier.modules() if isinstance(classifier, nn.Module) else ():
+        if (isinstance(module, nn.Linear) and module.out_features == classes) or (
+            isinstance(module, nn.Conv2d)
+            and module.out_channels == classes
+            and module.kernel_size == (1, 1)
+        ):
+            found = module
+    return found

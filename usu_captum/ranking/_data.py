@@ -1,7 +1,8 @@
 """Open images by path, and split some off to evaluate on."""
 
 import hashlib
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from usu_captum.ranking._arrays import ArrayImages
 from usu_captum.ranking._images import FolderImages, ImageSource, Sample
 from usu_captum.ranking._labels import Outputs, check_labels
 from usu_captum.ranking._pictures import DAMAGE
+from usu_core._checks import check_count
 
 
 class PartOfImages:
@@ -21,6 +23,10 @@ class PartOfImages:
         source: The whole.
         indices: Which to keep, in order.
 
+    Raises:
+        TypeError: If an index is no integer.
+        ValueError: If there is none, or no such image.
+
     Example:
         >>> from usu_captum.ranking import DatasetImages
         >>> whole = DatasetImages([torch.rand(1, 8, 8)] * 5, (1, 8, 8))
@@ -28,10 +34,15 @@ class PartOfImages:
         2
     """
 
-    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
-        if not indices:
+    def __init__(self, source: ImageSource, indices: Iterable[int]) -> None:
+        self.source, self.indices = source, [operator.index(i) for i in indices]
+        if not self.indices:
             raise ValueError(f"indices must keep some of the {len(source)} images, got none.")
-        self.source, self.indices = source, list(indices)
+        low, high = min(self.indices), max(self.indices)
+        if low < 0 or high >= len(source):
+            raise ValueError(
+                f"indices must lie in [0, {len(source) - 1}], got {low if low < 0 else high}."
+            )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -46,13 +57,13 @@ class PartOfImages:
 
 
 def open_images(
-    path: Path,
+    path: Path | str,
     input_shape: tuple[int, int, int],
     space: ImageSpace,
     *,
     labelled: bool = False,
     outputs: Outputs | None = None,
-    leave_out: Path | None = None,
+    leave_out: Path | str | None = None,
 ) -> ImageSource:
     """Return the images in a folder or in a ``.npz`` file.
 
@@ -76,6 +87,7 @@ def open_images(
         Traceback (most recent call last):
         ValueError: path must be a folder of images or a .npz file, got 'nowhere.npz'.
     """
+    path = Path(path)
     if path.suffix == ".npz" and path.is_file():
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -113,6 +125,7 @@ def split_images(
         The images to train on, and the held-out ones.
 
     Raises:
+        TypeError: If the count is no integer.
         ValueError: If none would be left to train on.
 
     Example:
@@ -121,6 +134,7 @@ def split_images(
         >>> [len(part) for part in split_images(whole, 2)]
         [3, 2]
     """
+    check_count("held_out", held_out, 0)
     if not 0 < held_out < len(source):
         raise ValueError(
             f"held_out must leave some of the {len(source)} images to train on, got {held_out}."

@@ -110,7 +110,13 @@ class RefinementHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, channels, H, W) to scores (B, 1, H, W)."""
-        scores: Tensor = self.score(self.layers(x))
+        x = self.layers(x)
+        if self.training:  # which averages cells
+            rough: Tensor = self.score(x)
+            return rough
+        # Half precision would give neighbouring pixels one score, and so no order.
+        with torch.autocast(x.device.type, enabled=False):
+            scores: Tensor = self.score(x.to(self.score.weight.dtype))
         return scores
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from usu_captum._models import evaluating
+from usu_captum.ranking._randomness import kept_randomness
 from usu_core._checks import check_choice
 
 SCALES = ("element", "example")
@@ -83,7 +84,7 @@ def undisturbed(forward_func: Callable[..., Any], device: torch.device) -> Itera
         True
     """
     with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        kept_randomness(device),
         evaluating(forward_func),
     ):
         yield

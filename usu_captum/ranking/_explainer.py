@@ -10,6 +10,7 @@ from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
 from usu_captum._models import evaluating, in_its_dtype
+from usu_captum._score import argument_tuple, follow
 from usu_captum.ranking._network import Encoded, RankingNetwork
 from usu_captum.ranking._objective import RankingObjective
 from usu_captum.ranking._refine import GRIDS, NAMES, refine, refine_with
@@ -179,12 +180,11 @@ class RankingExplainer(Attribution):
             def make(own: slice = own, encoded: Encoded = encoded) -> Tensor:
                 return self.network.decode(encoded, targets[own])
 
-            arguments = {
-                **options,
-                "additional_forward_args": _own(
-                    options["additional_forward_args"], own, len(images)
-                ),
-            }
+            example = torch.tensor([i])
+            args = tuple(
+                follow(arg, example, len(images))
+                for arg in argument_tuple(options["additional_forward_args"])
+            )
             maps.append(
                 refine_with(
                     make,
@@ -193,7 +193,7 @@ class RankingExplainer(Attribution):
                     images[own],
                     targets=targets[own],
                     references=stacked[:, own],
-                    **arguments,
+                    **{**options, "additional_forward_args": args},
                 ).maps
             )
         return torch.cat(maps)
@@ -229,12 +229,3 @@ def _single(inputs: Any) -> tuple[Tensor, bool]:
     if len(several) != 1:
         raise ValueError(f"inputs must be one tensor of images, got {len(several)} inputs.")
     return check_float_tensor("inputs", several[0]), isinstance(inputs, tuple)
-
-
-def _own(args: Any, own: slice, size: int) -> Any:
-    """Cut tensors with one entry per image down to one image's."""
-    if isinstance(args, tuple):
-        return tuple(_own(value, own, size) for value in args)
-    if isinstance(args, Tensor) and args.dim() > 0 and len(args) == size:
-        return args[own]
-    return args

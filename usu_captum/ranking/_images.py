@@ -143,20 +143,20 @@ class FolderImages:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         input_shape: tuple[int, int, int],
         space: ImageSpace,
         *,
         labelled: bool = False,
         outputs: Outputs | None = None,
-        leave_out: Path | None = None,
+        leave_out: Path | str | None = None,
     ) -> None:
         if input_shape[0] not in (1, 3):
             raise ValueError(f"input_shape must have 1 or 3 channels, got {input_shape}.")
         self.folder, self.input_shape, self.space = Path(folder), input_shape, space
         if not self.folder.is_dir():
             raise ValueError(f"folder must be a folder of images, got {str(folder)!r}.")
-        self.files = image_files(self.folder, () if leave_out is None else (leave_out,))
+        self.files = image_files(self.folder, () if leave_out is None else (Path(leave_out),))
         if not self.files:
             raise ValueError(
                 f"folder must hold images, got none in or below {str(folder)!r}. Known suffixes: "

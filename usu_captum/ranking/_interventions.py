@@ -7,6 +7,7 @@ import torch
 from captum._utils.common import _run_forward
 from torch import Tensor
 
+from usu_captum._score import argument_tuple, follow
 from usu_core.scoring import class_scores
 
 # A power of two scales exactly, and keeps the gradients of a half-precision classifier above zero.
@@ -47,12 +48,11 @@ class Classifier:
         self._forward = forward_func
         self._targets = targets.view(len(targets), -1)
         self._output = output
-        args = additional_forward_args
-        self._args = () if args is None else args if isinstance(args, tuple) else (args,)
+        self._args = argument_tuple(additional_forward_args)
 
     def evaluate(self, images: Tensor, example: Tensor) -> Tensor:
         """Score images (N, C, H, W), the n-th made from example ``example[n]``; returns (N,)."""
-        args = tuple(self._follow(arg, example) for arg in self._args)
+        args = tuple(follow(arg, example, len(self._targets)) for arg in self._args)
         outputs = _run_forward(self._forward, images, None, args or None)
         if not isinstance(outputs, Tensor):
             raise TypeError(
@@ -73,11 +73,6 @@ class Classifier:
                 f"targets must lie in [0, {scores.shape[1] - 1}], got values from {low} to {high}."
             )
         return scores.gather(1, wanted).mean(1)
-
-    def _follow(self, value: Any, example: Tensor) -> Any:
-        if isinstance(value, Tensor) and value.dim() > 0 and len(value) == len(self._targets):
-            return value[example.to(value.device)]
-        return value
 
 
 def faded_scores(

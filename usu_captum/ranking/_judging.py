@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from usu_captum._image_space import ImageSpace
 from usu_captum._models import in_its_dtype
@@ -12,6 +13,7 @@ from usu_captum.ranking._checks import check_images
 from usu_captum.ranking._classes import logits_of
 from usu_captum.ranking._images import ImageSource, UnreadableImageError
 from usu_captum.ranking._network import RankingNetwork
+from usu_captum.ranking._randomness import seeded
 from usu_captum.ranking._references import reference_images
 from usu_core import metrics
 
@@ -69,8 +71,12 @@ def judge_source(
     strict: bool = False,
     process: int = 0,
     processes: int = 1,
+    progress: bool = False,
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Sum :func:`judge` over this process's share of a source; ``strict`` raises as training does.
+
+    The classifier is in evaluation mode. Images are read by fixed seeds, so that the same ones are
+    judged each time; ``progress`` shows a bar of the classifier's passes.
 
     Returns:
         (3,): the sums of deletion and insertion and the number of images, float64; and what could
@@ -82,11 +88,19 @@ def judge_source(
     total = torch.zeros(3, dtype=torch.float64)
     unreadable: list[str] = []
     mine = range(process, len(source), processes)
+    passes = len(mine) * (1 + 2 * (STEPS + 1) * len(references))
+    bar = tqdm(total=passes, disable=not progress, desc="evaluating", unit="pass", leave=False)
+
+    def counted(images: Tensor) -> Any:
+        bar.update(len(images))
+        return classifier(images)
+
     for start in range(0, len(mine), batch_size):
         images = []
         for index in mine[start : start + batch_size]:
             try:
-                images.append(source[index].image)
+                with seeded(index):
+                    images.append(source[index].image)
             except UnreadableImageError as error:
                 if strict:
                     raise
@@ -94,7 +108,8 @@ def judge_source(
         if images:
             batch = in_its_dtype(classifier, torch.stack(images).to(device))
             check_images("held_out", batch, network.config.input_shape)
-            values = judge(network, classifier, batch, references=references, space=space)
-            total[:2] += values.double().sum(0).cpu()
+            values = judge(network, counted, batch, references=references, space=space)
+            total[:2] += values.cpu().double().sum(0)  # not every device has float64
             total[2] += len(images)
+    bar.close()
     return total, tuple(unreadable)

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum._models import evaluating
-from usu_captum.ranking._classifier_features import (
-    ClassifierEncoder,
-    sum_to_map,
-)
+from usu_captum.ranking._classifier_checks import check_classifier, device_of, uncompiled
+from usu_captum.ranking._classifier_features import ClassifierEncoder, sum_to_map
 from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditioning, head_rows
 from usu_captum.ranking._decoder import Decoder, resized
 from usu_captum.ranking._network_config import CLASSIFIER, NetworkConfig
+from usu_captum.ranking._prior import choose_prior
 from usu_captum.ranking._stages import default_stages
 from usu_captum.ranking._timm_encoder import TimmEncoder
 
@@ -57,9 +56,10 @@ class RankingNetwork(nn.Module):
         self.config = config
         self.encoder = encoder
         self.conditioning = conditioning
-        probe = torch.zeros(1, *config.input_shape)
+        source = encoder.classifier if isinstance(encoder, ClassifierEncoder) else encoder
+        probe = _probe(config, device_of(source))
         with evaluating(encoder), torch.no_grad():
-            stages, _ = self._read(probe, torch.zeros(1, dtype=torch.int64))
+            stages, _ = self._read(probe, probe.new_zeros(1, dtype=torch.int64))
         self.decoder = Decoder(
             [stage.shape[1] for stage in stages],
             class_width=config.class_width,
@@ -70,19 +70,10 @@ class RankingNetwork(nn.Module):
             norm=config.norm,
             dropout=config.dropout,
         )
-        fits = config.gradients or (
-            isinstance(conditioning, HeadConditioning)
-            and conditioning.rows.shape[1] == stages[-1].shape[1]
-            and min(stages[-1].shape[2:]) > 1
-        )
-        if config.prior == "cam" and not fits:
-            raise ValueError(
-                'prior must not be "cam" unless the last stage is what the head\'s rows weigh, got '
-                f'{stages[-1].shape[1]} channels. Try prior="auto".'
-            )
-        if config.prior == "auto":
-            self.config = dataclasses.replace(config, prior="cam" if fits else "flat")
-        self.gain = nn.Parameter(torch.ones(())) if self.config.prior == "cam" else None
+        prior = choose_prior(config, encoder, conditioning, probe, stages[-1])
+        self.config = dataclasses.replace(config, prior=prior)
+        self.gain = nn.Parameter(torch.ones(())) if prior == "cam" else None
+        self.to(probe.device)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Rank the pixels of ``images`` for ``targets``."""
@@ -121,7 +112,7 @@ def build_network(
     config: NetworkConfig,
     classifier: Any = None,
     *,
-    encoder_weights: Path | None = None,
+    encoder_weights: Path | str | None = None,
     pretrained: bool = False,
 ) -> RankingNetwork:
     """Build a network for a classifier, with a fresh decoder.
@@ -129,7 +120,8 @@ def build_network(
     Args:
         config: Its sizes. Layers of the classifier that are not named are chosen, and named in
             ``network.config``.
-        classifier: The module to explain; needed for its features and for its head's rows.
+        classifier: The module to explain; needed for its features and for its head's rows. The
+            network is built on its device.
         encoder_weights: A local safetensors file for a timm encoder.
         pretrained: Let timm download its own weights.
 
@@ -138,21 +130,22 @@ def build_network(
         ValueError: If it does not fit the configuration, or weights are given for no timm encoder.
 
     Cost:
-        Up to two forward passes of the classifier on one image of zeros, and a backward pass for
-        gradients.
+        Up to four forward passes of the classifier on one image, and a backward pass for gradients.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> build_network(NetworkConfig(2, (1, 8, 8)), net).config.layers
         ('1',)
     """
-    needed = config.encoder == CLASSIFIER or config.conditioning == "head"
-    if needed and not isinstance(classifier, nn.Module):
+    if reads_classifier(config) and not isinstance(classifier, nn.Module):
         raise TypeError(
             f"classifier must be a module for encoder={config.encoder!r} and conditioning="
             f'{config.conditioning!r}, got {type(classifier).__name__}. Try encoder="timm:NAME" '
             'with conditioning="embedding".'
         )
+    if isinstance(classifier, nn.Module):
+        classifier = uncompiled(classifier)
+        check_classifier(classifier, config)
     encoder: nn.Module
     if config.encoder == CLASSIFIER:
         if encoder_weights is not None:
@@ -161,7 +154,7 @@ def build_network(
                 f'classifier\'s own, got {str(encoder_weights)!r}. Try encoder="timm:NAME".'
             )
         if not config.layers:
-            probe = torch.zeros(1, *config.input_shape)
+            probe = _probe(config, device_of(classifier))
             layers = default_stages(classifier, probe, gradients=config.gradients)
             config = dataclasses.replace(config, layers=layers)
         encoder = ClassifierEncoder(classifier, config.layers, gradients=config.gradients)
@@ -172,10 +165,21 @@ def build_network(
             weights=encoder_weights,
             pretrained=pretrained,
             trainable=config.trainable,
-        )
+        ).to(device_of(classifier))
     conditioning: nn.Module = (
         HeadConditioning(head_rows(classifier, config.classes), config.class_width)
         if config.conditioning == "head"
         else EmbeddingConditioning(config.classes, config.class_width)
     )
     return RankingNetwork(config, encoder, conditioning)
+
+
+def reads_classifier(config: NetworkConfig) -> bool:
+    """Whether a network is built from the classifier it explains."""
+    return config.encoder == CLASSIFIER or config.conditioning == "head"
+
+
+def _probe(config: NetworkConfig, device: torch.device) -> Tensor:
+    """Return an image to see layers' outputs on: of zeros, a mean and a maximum would be one."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, *config.input_shape, generator=generator).to(device)

@@ -7,16 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import usu_core
 from usu_captum._digest import weights_digest
-from usu_captum._models import evaluating, in_its_dtype, modules_of
 from usu_captum.ranking._checkpoint import FORMAT, load_checkpoint, save_checkpoint, write_text
 from usu_captum.ranking._classifier_features import ClassifierEncoder
-from usu_captum.ranking._network import RankingNetwork, build_network
-from usu_captum.ranking._network_config import NetworkConfig
+from usu_captum.ranking._network import RankingNetwork, build_network, reads_classifier
+from usu_captum.ranking._network_config import CLASSIFIER, NetworkConfig
 
 
 def network_state(network: RankingNetwork) -> dict[str, Tensor]:
@@ -71,7 +69,7 @@ def encoder_fingerprint(network: RankingNetwork) -> str | None:
     return weights_digest(source)
 
 
-def save_network(path: Path, network: RankingNetwork, facts: Mapping[str, Any]) -> None:
+def save_network(path: Path | str, network: RankingNetwork, facts: Mapping[str, Any]) -> None:
     """Write a network as a checkpoint, and its facts beside it as ``.json`` to be read.
 
     Args:
@@ -89,7 +87,11 @@ def save_network(path: Path, network: RankingNetwork, facts: Mapping[str, Any]) 
         ...     load_network(path, net).config == network.config
         True
     """
-    record = {**network_facts(network), **facts}
+    write_network(Path(path), network, {**network_facts(network), **facts})
+
+
+def write_network(path: Path, network: RankingNetwork, record: Mapping[str, Any]) -> None:
+    """Write a network as :func:`save_network` does, with all that is to be recorded of it."""
     save_checkpoint(path, network_state(network), record)
     write_text(
         path.with_suffix(".json"),
@@ -102,14 +104,14 @@ def load_network(
     path: Path | str,
     classifier: Any = None,
     *,
-    encoder_weights: Path | None = None,
+    encoder_weights: Path | str | None = None,
     pretrained: bool = False,
 ) -> RankingNetwork:
     """Build the network of a checkpoint, in evaluation mode.
 
     Args:
         path: Written by :func:`save_network` or by training.
-        classifier: The module it was trained for.
+        classifier: The module it was trained for; the network is built on its device.
         encoder_weights: The file of a timm encoder's weights, which a checkpoint of a frozen
             encoder does not repeat.
         pretrained: Let timm download them.
@@ -120,48 +122,35 @@ def load_network(
             architecture or other encoder weights.
 
     Cost:
-        Up to three passes of the classifier on one image of zeros.
+        As :func:`build_network`.
     """
     tensors, facts = load_checkpoint(Path(path))
     if "network" not in facts:
         raise ValueError(f"path must be a network's checkpoint, got {str(path)!r}.")
+    if any(name.startswith("network.") for name in tensors):
+        raise ValueError(
+            f"path must be an explainer, got the state of a training run, {str(path)!r}. Try the "
+            "explainer.safetensors beside it."
+        )
     config = NetworkConfig(**facts["network"])
-    if isinstance(classifier, nn.Module):
-        check_classifier(classifier, config)
+    if reads_classifier(config) and not isinstance(classifier, nn.Module):
+        raise TypeError(
+            "classifier must be the module that the network was trained for and reads, got "
+            f"{type(classifier).__name__}. Try load_network(path, classifier)."
+        )
     network = build_network(
         config, classifier, encoder_weights=encoder_weights, pretrained=pretrained
     )
     restore_network(network, tensors)
-    found = encoder_fingerprint(network)
-    if found != facts["encoder"]:
+    if encoder_fingerprint(network) != facts["encoder"]:
+        if config.encoder == CLASSIFIER:
+            raise ValueError(
+                "classifier must have the weights that the network was trained for, got others. "
+                "Try loading with the classifier of the training; a changed one can still be "
+                "explained as RankingExplainer(changed, network)."
+            )
         raise ValueError(
-            f"checkpoint must be used with the encoder weights it was trained on, got others "
-            f"for {config.encoder!r}. Try the classifier or encoder_weights of the training; a "
-            "changed classifier can still be explained as RankingExplainer(changed, network)."
+            f"encoder_weights must be the encoder weights it was trained on, got others for "
+            f"{config.encoder!r}. Try encoder_weights=FILE of the training, or pretrained=True."
         )
     return network.eval()
-
-
-def check_classifier(classifier: Any, config: NetworkConfig) -> None:
-    """Run a classifier on zeros and compare its output with a configuration.
-
-    Raises:
-        ValueError: If it takes no such images, or has another number of classes.
-    """
-    weight = next((p for m in modules_of(classifier) for p in m.parameters()), torch.empty(0))
-    zeros = torch.zeros(1, *config.input_shape, device=weight.device)
-    try:
-        with evaluating(classifier), torch.no_grad():
-            output = classifier(in_its_dtype(classifier, zeros))
-    # timm asserts; others fail inside torch.
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"classifier must take images of shape {config.input_shape}, which the network is "
-            f"for: {' '.join(str(error).split())}"
-        ) from error
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != (1, config.classes):
-        raise ValueError(
-            f"classifier must give one row of {config.classes} logits per image, which the "
-            f"network is for, got {shape} for one image."
-        )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from usu_captum.ranking._checks import check_batch, check_maps
 from usu_captum.ranking._interventions import Classifier, end_scores, faded_scores
 from usu_captum.ranking._masks import Grid, masks_to_pixels, pool_to_grid
 from usu_captum.ranking._sinkhorn import GumbelSinkhorn
@@ -215,18 +216,10 @@ def _check_inputs(
     images: Tensor, maps: Tensor | None, targets: Tensor, references: Tensor
 ) -> Tensor:
     """Return references as (R, B, C, H, W)."""
-    check_float_tensor("images", images)
+    check_batch(images)
     check_float_tensor("references", references)
-    if images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
     if maps is not None:
-        check_float_tensor("maps", maps)
-        wanted = (len(images), 1, *images.shape[2:])
-        if tuple(maps.shape) != wanted:
-            raise ValueError(
-                f"maps must have shape {wanted}, one channel of the images' size, got "
-                f"{tuple(maps.shape)}. Try maps.sum(1, keepdim=True), or an upsampler."
-            )
+        check_maps(maps, images)
     if isinstance(targets, Tensor) and targets.dim() > 0 and len(targets) != len(images):
         raise ValueError(
             f"targets must have one row for each of {len(images)} images, got "
@@ -239,3 +232,9 @@ def _check_inputs(
             f"{tuple(references.shape)}. Try reference_images(images, 'blur')."
         )
     return every
+
+
+def check_objective(objective: object) -> None:
+    """Raise ``TypeError`` unless ``objective`` is one."""
+    if not isinstance(objective, RankingObjective):
+        raise TypeError(f"objective must be a RankingObjective, got {type(objective).__name__}.")

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
+from usu_captum._models import in_its_dtype
+from usu_captum.ranking._checks import check_batch
 from usu_captum.ranking._descent import Adam, undisturbed
 from usu_captum.ranking._masks import Grid
-from usu_captum.ranking._objective import ObjectiveValue, RankingObjective
+from usu_captum.ranking._objective import ObjectiveValue, RankingObjective, check_objective
 from usu_captum.ranking._refine_inputs import (
     as_targets,
     cut_grids,
     stack_references,
     starting_maps,
 )
-from usu_core._checks import check_count, check_finite, check_float_tensor, check_positive
+from usu_core._checks import check_count, check_finite, check_positive
 
 GRIDS = (14,)
 """Finer cells lower the deletion of photographs further, but their insertion may fall with it."""
@@ -30,7 +32,7 @@ class Refined:
 
     Attributes:
         maps: (B, 1, H, W).
-        losses: (n_steps + 1, B), the objective of every iterate on the judging grids.
+        losses: (n_steps + 1, B), the objective of every iterate on the first grid.
         best: (B,) int64, the iterate that was kept; 0 is the map that was given.
     """
 
@@ -52,7 +54,6 @@ def refine(
     space: ImageSpace | None = None,
     learning_rate: float = 0.1,
     scale: str = "element",
-    judge_grids: Sequence[Grid] | None = None,
     additional_forward_args: Any = None,
 ) -> Refined:
     """Improve maps by gradient steps on deletion and insertion of their own image.
@@ -70,7 +71,8 @@ def refine(
         n_steps: Gradient steps; 0 only judges the map.
         objective: What to descend; the default sorts a grid with :class:`GumbelSinkhorn`. Its
             noise is off.
-        grids: The grids of the steps, in turn. Grids finer than the image are cut to its pixels.
+        grids: The grids of the steps, in turn; losses of different grids do not compare, so every
+            iterate is judged on the first. Grids finer than the image are cut to its pixels.
             For photographs, cells as large as those of the network's last map, or half as large;
             finer ones may lower deletion at the expense of insertion. Images below 64 pixels want
             their own size, and half of it in turn.
@@ -81,8 +83,6 @@ def refine(
         scale: What shares Adam's scale of gradients. ``"element"`` moves all pixels alike at
             first; ``"example"`` lets those with large gradients go further, by the rate in root
             mean square, which finds what is small and decides alone.
-        judge_grids: Losses of different grids do not compare, so every iterate is judged on
-            these, by default the first of ``grids``.
         additional_forward_args: Passed on; tensors with one entry per example follow it.
 
     Returns:
@@ -95,8 +95,8 @@ def refine(
 
     Cost:
         With R references and S = ``2 (n_percentiles - 2)``: R B S forward and backward passes per
-        step, R B S forward passes for each iterate and judging grid, but for those that are the
-        step's own, and (R + 1) B for the ends.
+        step, R B S forward passes for each iterate, but for those whose step is on the first
+        grid, and (R + 1) B for the ends.
 
     Example:
         >>> images = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]]]])
@@ -107,12 +107,10 @@ def refine(
         >>> int(result.maps.argmax()), bool(result.losses.min() < result.losses[0])
         (0, True)
     """
-    check_float_tensor("images", images)
-    if images.dim() != 4 or len(images) == 0:
-        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
+    check_batch(images)
     # Tensors made in inference mode cannot be differentiated, their copies outside it can.
     with torch.inference_mode(False):
-        images = images.detach().clone()
+        images = in_its_dtype(forward_func, images.detach()).clone()
         start = starting_maps(images, maps)
         spread = start.std((1, 2, 3), correction=0, keepdim=True)
         # Rounding may leave a flat map a deviation, far too small to be a step.
@@ -131,7 +129,6 @@ def refine(
             grids=grids,
             learning_rate=learning_rate,
             scale=scale,
-            judge_grids=judge_grids,
             additional_forward_args=additional_forward_args,
         )
 
@@ -149,7 +146,6 @@ def refine_with(
     grids: Sequence[Grid] = GRIDS,
     learning_rate: float = 1e-4,
     scale: str = "element",
-    judge_grids: Sequence[Grid] | None = None,
     additional_forward_args: Any = None,
 ) -> Refined:
     """Improve whatever makes the maps; :func:`refine` with the parameters left open.
@@ -167,7 +163,6 @@ def refine_with(
         grids: As there.
         learning_rate: Adam's, in the parameters' units.
         scale: As there; an example is a row of a parameter.
-        judge_grids: As there.
         additional_forward_args: As there.
 
     Returns:
@@ -193,8 +188,8 @@ def refine_with(
     check_count("n_steps", n_steps, 0)
     check_positive("learning_rate", learning_rate)
     cycle = cut_grids("grids", grids, images)
-    judges = cycle[:1] if judge_grids is None else cut_grids("judge_grids", judge_grids, images)
     goal = RankingObjective() if objective is None else objective
+    check_objective(goal)
     options: Any = {"references": references, "additional_forward_args": additional_forward_args}
     saved = [(p.detach().clone(), p.requires_grad) for p in parameters]
     try:
@@ -213,7 +208,7 @@ def refine_with(
                 )
 
             adam = Adam(parameters, learning_rate, scale=scale)
-            return _descend(make_maps, parameters, judge, n_steps, cycle, judges, adam)
+            return _descend(make_maps, parameters, judge, n_steps, cycle, adam)
     finally:
         with torch.no_grad():
             for parameter, (value, flag) in zip(parameters, saved, strict=True):
@@ -227,7 +222,6 @@ def _descend(
     judge: Callable[[Tensor, Grid], ObjectiveValue],
     n_steps: int,
     grids: list[Grid],
-    judge_grids: list[Grid],
     adam: Adam,
 ) -> Refined:
     losses: list[Tensor] = []
@@ -236,14 +230,11 @@ def _descend(
         maps = make_maps()
         check_finite("maps", maps)
         descended = judge(maps, grids[step % len(grids)]).total if step < n_steps else None
-        judged = []
-        for grid in judge_grids:
-            if descended is not None and grid == grids[step % len(grids)]:
-                judged.append(descended.detach())
-            else:
-                with torch.no_grad():
-                    judged.append(judge(maps.detach(), grid).total)
-        losses.append(torch.stack(judged).mean(0))
+        if descended is not None and grids[step % len(grids)] == grids[0]:
+            losses.append(descended.detach())
+        else:
+            with torch.no_grad():
+                losses.append(judge(maps.detach(), grids[0]).total)
         if step == 0:
             kept, best = maps.detach().clone(), torch.zeros_like(losses[0], dtype=torch.long)
         else:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from usu_captum._image_space import ImageSpace
+from usu_captum.ranking._checks import check_maps, frozen
 from usu_captum.ranking._masks import Grid
 from usu_captum.ranking._references import reference_images
-from usu_core._checks import check_finite, check_float_tensor
+from usu_core._checks import check_count
 
 
 def as_targets(target: int | Sequence[int] | Tensor, images: Tensor) -> Tensor:
@@ -38,6 +39,10 @@ def stack_references(
     """Return all references of all images, (R, B, C, H, W)."""
     if isinstance(references, Tensor) and references.dim() == 5:
         return references
+    if not isinstance(references, str | Tensor | Sequence):
+        raise TypeError(
+            f"references must be names or tensors, got {type(references).__name__}. Try ('blur',)."
+        )
     every = [references] if isinstance(references, str | Tensor) else list(references)
     if not every:
         raise ValueError("references must name at least one, got none. Try ('blur',).")
@@ -47,23 +52,22 @@ def stack_references(
 def starting_maps(images: Tensor, maps: Tensor | None) -> Tensor:
     """Return a copy of the maps to start from, (B, 1, H, W), zero if there are none."""
     dtype = torch.promote_types(images.dtype, torch.float32)
-    wanted = (len(images), 1, *images.shape[2:])
     if maps is None:
-        return torch.zeros(wanted, dtype=dtype, device=images.device)
-    check_float_tensor("maps", maps)
-    if tuple(maps.shape) != wanted:
-        raise ValueError(
-            f"maps must have shape {wanted}, one channel of the images' size, got "
-            f"{tuple(maps.shape)}. Try maps.sum(1, keepdim=True), or an upsampler."
-        )
-    check_finite("maps", maps)
+        return torch.zeros_like(images[:, :1], dtype=dtype)
+    check_maps(maps, images)
     return maps.detach().to(images.device, dtype, copy=True)
 
 
 def cut_grids(name: str, grids: Sequence[Grid], images: Tensor) -> list[Grid]:
     """Return grids that are at most as fine as the images."""
-    if not grids:
+    every = frozen(name, grids, "(14,)")
+    if not every:
         raise ValueError(f"{name} must hold at least one grid, got none. Try (14,).")
     height, width = images.shape[2:]
-    pairs = [(g, g) if isinstance(g, int) else (g[0], g[1]) for g in grids]
+    pairs = [grid if isinstance(grid, tuple | list) else (grid, grid) for grid in every]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ValueError(f"{name} must hold G or (rows, columns), got {tuple(pair)}.")
+        for side in pair:
+            check_count(name, side)
     return [(min(rows, height), min(columns, width)) for rows, columns in pairs]

@@ -1,5 +1,6 @@
 """The steps of a training run, on one process of perhaps many."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,23 @@ from torch import nn
 from tqdm import tqdm
 
 from usu_captum._image_space import ImageSpace
-from usu_captum._models import evaluating, in_its_dtype
+from usu_captum._models import in_its_dtype
+from usu_captum.ranking._checkpoint import remove_partials
 from usu_captum.ranking._checks import check_images
-from usu_captum.ranking._classes import check_differentiable, choose_classes, logits_of
+from usu_captum.ranking._classes import choose_classes, logits_of
+from usu_captum.ranking._classifier_checks import check_differentiable
 from usu_captum.ranking._curves import Curves
+from usu_captum.ranking._evaluation import evaluate
 from usu_captum.ranking._images import ImageSource
-from usu_captum.ranking._judging import judge_source
 from usu_captum.ranking._network import RankingNetwork
-from usu_captum.ranking._network_files import save_network
+from usu_captum.ranking._network_files import write_network
 from usu_captum.ranking._order import Batch, BatchOrder, load_batches
+from usu_captum.ranking._processes import gather_names, open_accelerator
 from usu_captum.ranking._references import reference_images
 from usu_captum.ranking._run_state import (
     CURVES,
     EXPLAINER,
+    FILES,
     PICTURE,
     RunState,
     identify_run,
@@ -30,6 +35,9 @@ from usu_captum.ranking._run_state import (
     stop_unless_finite,
 )
 from usu_captum.ranking._training_config import TrainingConfig
+
+SAVED_EVERY = 600.0
+"""Seconds after which a process by itself saves its state, however few its steps."""
 
 
 class Run:
@@ -46,24 +54,25 @@ class Run:
         held_out: ImageSource | None,
         progress: bool,
     ) -> None:
-        from accelerate import Accelerator
-
         self.classifier, self.network, self.data, self.config = classifier, network, data, config
-        self.folder, self.space, self.held_out, self.progress = folder, space, held_out, progress
-        # Autocast is entered where it is wanted, not wrapped around the network.
-        self.accelerator = Accelerator(mixed_precision="no")
+        self.folder, self.space, self.held_out = folder, space, held_out
+        trainable = bool(getattr(network.encoder, "trainable", False))
+        self.accelerator = open_accelerator(trainable=trainable)
         self.device: torch.device = self.accelerator.device
+        self.main: bool = self.accelerator.is_main_process
+        self.alone: bool = self.accelerator.num_processes == 1
+        self.progress, self.saved = progress and self.main, time.monotonic()
         self.grids = config.grids_for(network.config.input_shape[1:])
         self.state = RunState()
 
     def train(self) -> None:
         """Take the steps that are left, from where a run in the folder stopped."""
-        if self.accelerator.is_main_process:
+        if self.main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            remove_partials(self.folder, FILES)
         self.accelerator.wait_for_everyone()
         config, network = self.config, self.network
-        several = self.accelerator.num_processes > 1
-        if several and self.device.type == "cuda":
+        if not self.alone and self.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         weights = [p for p in network.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(
@@ -82,12 +91,14 @@ class Run:
         )
         self.state = resume_run(self.folder, network, optimiser, self.identity)
         model, prepared = self.accelerator.prepare(network, optimiser)
-        main = self.accelerator.is_main_process
-        self.curves = Curves(self.folder / CURVES, after=self.state.step) if main else None
+        begins = self.state.step == 0
+        if begins:
+            self._save(optimiser)  # Before any other file: this one says whose they are.
+        self.curves = Curves(self.folder / CURVES, after=self.state.step) if self.main else None
         if self.state.finished or self.state.step >= config.steps:
             return
-        if self.state.step == 0 and self.held_out is not None and config.evaluate_every > 0:
-            self._evaluate_start()
+        if begins and self.held_out is not None and config.evaluate_every > 0:
+            self._evaluate_start(optimiser)
         order = BatchOrder(
             len(self.data),
             config.batch_size,
@@ -101,7 +112,7 @@ class Run:
         bar = tqdm(
             total=config.steps,
             initial=self.state.step,
-            disable=not (self.progress and main),
+            disable=not self.progress,
             desc="training",
             unit="step",
         )
@@ -182,54 +193,39 @@ class Run:
         if evaluates or step % config.log_every == 0:
             self._log(row, figures)
         last = last or self.state.finished
-        if not last and step % config.checkpoint_every:
+        late = self.alone and time.monotonic() - self.saved > SAVED_EVERY
+        if not (last or late or step % config.checkpoint_every == 0):
             return
-        self._gather_unreadable()
+        self.state.unreadable = gather_names(self.accelerator, self.state.unreadable)
         if self.held_out is None:
             self._save_explainer()
         self.state.finished = last
-        if self.accelerator.is_main_process:
-            save_run(self.folder, self.state, self.network, optimiser, self.identity)
-            if evaluates and self.curves is not None:
-                self.curves.draw(self.folder / PICTURE)
-        self.accelerator.wait_for_everyone()
+        self._save(optimiser)
+        if evaluates and self.curves is not None:
+            self.curves.draw(self.folder / PICTURE)
 
-    def _evaluate_start(self) -> None:
+    def _evaluate_start(self, optimiser: torch.optim.Optimizer) -> None:
         """Let the untrained network be the best so far: training must improve on its start."""
-        figures = self._evaluate()
+        figures = self.state.best or self._evaluate()
         if self.curves is not None:
             self.curves.add(figures, step=0)
+        self._save(optimiser)
 
     def _evaluate(self) -> dict[str, float]:
         """Judge the held-out maps; keep the best network, and see whether to stop."""
-        with evaluating(self.network):
-            total, unreadable = judge_source(
-                self.network,
-                self.classifier,
-                self.held_out,  # type: ignore[arg-type]
-                references=self.config.references,
-                space=self.space,
-                batch_size=self.config.batch_size,
-                device=self.device,
-                strict=self.config.strict,
-                process=self.accelerator.process_index,
-                processes=self.accelerator.num_processes,
-            )
+        found, unreadable = evaluate(
+            self.accelerator,
+            self.network,
+            self.classifier,
+            self.held_out,  # type: ignore[arg-type]
+            self.config,
+            self.space,
+            progress=self.progress,
+        )
         self.state.note_unreadable(unreadable)
-        total = self.accelerator.reduce(total.to(self.device), "sum").cpu()
-        if not total[2]:
-            first = f" The first: {unreadable[0]}." if unreadable else ""
-            raise ValueError(f"held_out must hold an image that can be read, got none.{first}")
-        deletion, insertion = (total[:2] / total[2]).tolist()
-        figures = {"step": self.state.step, "deletion": deletion, "insertion": insertion}
-        best = self.state.best
-        if best is None or insertion - deletion > best["insertion"] - best["deletion"]:
-            self.state.best, self.state.evaluations_without_gain = figures, 0
+        figures = {"step": self.state.step, **found}
+        if self.state.note_figures(figures, self.config.patience):
             self._save_explainer()
-        else:
-            self.state.evaluations_without_gain += 1
-        patience = self.config.patience
-        self.state.finished = 0 < patience <= self.state.evaluations_without_gain
         return figures
 
     def _log(self, row: dict[str, Any], figures: dict[str, float] | None) -> None:
@@ -244,14 +240,13 @@ class Run:
             **{**row, "gradient": float(row["gradient"])},
         )
 
+    def _save(self, optimiser: torch.optim.Optimizer) -> None:
+        if self.main:
+            save_run(self.folder, self.state, self.network, optimiser, self.identity)
+        self.saved = time.monotonic()
+        self.accelerator.wait_for_everyone()
+
     def _save_explainer(self) -> None:
-        if self.accelerator.is_main_process:
-            facts = {k: v for k, v in self.identity.items() if k not in ("network", "encoder")}
-            facts |= {"step": self.state.step, "metrics": self.state.best}
-            save_network(self.folder / EXPLAINER, self.network, facts)
-
-    def _gather_unreadable(self) -> None:
-        from accelerate.utils import gather_object
-
-        if self.accelerator.num_processes > 1:
-            self.state.note_unreadable(sorted(gather_object(self.state.unreadable)))
+        if self.main:
+            record = {**self.identity, "step": self.state.step, "metrics": self.state.best}
+            write_network(self.folder / EXPLAINER, self.network, record)

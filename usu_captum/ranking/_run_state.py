@@ -1,5 +1,6 @@
 """The state of a run: everything it needs to go on as if it had never stopped."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from usu_captum._digest import weights_digest
 from usu_captum._image_space import ImageSpace
 from usu_captum._models import modules_of
 from usu_captum.ranking._checkpoint import load_checkpoint, save_checkpoint
+from usu_captum.ranking._classifier_checks import uncompiled
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._network_files import network_facts, network_state, restore_network
 
@@ -19,6 +21,16 @@ STATE = "training.safetensors"
 EXPLAINER = "explainer.safetensors"
 CURVES = "curves.csv"
 PICTURE = "curves.png"
+FILES = (STATE, EXPLAINER, "explainer.json", CURVES, PICTURE)
+_FREE = {
+    "versions",
+    "training.workers",
+    "training.strict",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.objective.chunk_size",
+}
+"""What may change when a run goes on: no weight depends on it."""
 
 
 @dataclass
@@ -37,6 +49,16 @@ class RunState:
     def note_unreadable(self, names: tuple[str, ...] | list[str]) -> None:
         """Remember images by name, each once."""
         self.unreadable += [name for name in dict.fromkeys(names) if name not in self.unreadable]
+
+    def note_figures(self, figures: dict[str, float], patience: int) -> bool:
+        """Remember what an evaluation gave, and whether to stop; return whether it is the best."""
+        gains = [row["insertion"] - row["deletion"] for row in (figures, self.best) if row]
+        better = len(gains) == 1 or gains[0] > gains[1]
+        if better:
+            self.best = figures
+        self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
+        self.finished = 0 < patience <= self.evaluations_without_gain
+        return better
 
 
 def save_run(
@@ -74,7 +96,7 @@ def resume_run(
 ) -> RunState:
     """Return where a run in ``folder`` stopped, with weights and moments put back.
 
-    A folder without a run gives a new one.
+    A folder without a run, or with one that has done nothing yet, gives a new one.
 
     Raises:
         ValueError: If the run there is another: of other data, settings, classes or architecture,
@@ -83,13 +105,21 @@ def resume_run(
     path = folder / STATE
     if not path.exists():
         return RunState()
-    tensors, facts = load_checkpoint(path)
+    try:
+        tensors, facts = load_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(
+            f"out_dir must be empty or hold this same run, got a {STATE} of no run in "
+            f"{str(folder)!r}. Try another folder."
+        ) from error
     # Older checkpoints know neither the classifier nor the space.
     known = {name: value for name, value in identity.items() if name in facts}
     differing = [
         f"{name} {before!r}, now {after!r}"
         for name, before, after in _differences("", {name: facts[name] for name in known}, known)
     ]
+    if differing and facts["step"] == 0 and facts["best"] is None:
+        return RunState()
     if differing:
         raise ValueError(
             f"out_dir must be empty or hold this same run, got one with {'; '.join(differing)} in "
@@ -105,7 +135,7 @@ def resume_run(
     )
     return RunState(
         step=facts["step"],
-        best=facts["best"],
+        best=_best_if_kept(folder, facts["best"]),
         evaluations_without_gain=facts["evaluations_without_gain"],
         finished=facts["finished"],
         unreadable=facts["unreadable"],
@@ -123,11 +153,21 @@ def identify_run(
     """Return what must be the same for a run to go on, and the versions, which may change.
 
     A classifier whose module a function hides cannot be told from another.
+
+    Raises:
+        ValueError: If JSON cannot hold the settings.
     """
     modules = modules_of(classifier)
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"config must hold what JSON can, to be recorded, got another setting: {error}. Try a "
+            "sorter whose attributes are numbers and strings."
+        ) from error
     return {
         **network_facts(network),
-        "classifier": weights_digest(modules[0]) if modules else None,
+        "classifier": weights_digest(uncompiled(modules[0])) if modules else None,
         "space": None if space is None else asdict(space),
         "training": settings,
         "data": data,
@@ -139,17 +179,27 @@ def stop_unless_finite(what: str, value: Tensor, step: int, folder: Path) -> Non
     """Raise ``FloatingPointError`` if a value of a step is not finite; say what is kept."""
     if bool(torch.isfinite(value).all()):
         return
-    path = folder / STATE
-    kept = f" The last checkpoint is in {str(path)!r}." if path.exists() else ""
     raise FloatingPointError(
-        f"the {what} is not finite at step {step}.{kept} Try a lower learning_rate or "
-        "precision='no', in another folder."
+        f"the {what} is not finite at step {step}. The last checkpoint is in "
+        f"{str(folder / STATE)!r}. Try a lower learning_rate or precision='no', in another folder."
     )
+
+
+def _best_if_kept(folder: Path, best: dict[str, float] | None) -> dict[str, float] | None:
+    """Return the best figures if the explainer in a folder is the one they are of.
+
+    A kill can leave the explainer of an evaluation that is later than the checkpoint. It comes
+    again, and takes the place of that file as the first did.
+    """
+    path = folder / EXPLAINER
+    if best is None or not path.exists() or load_checkpoint(path)[1].get("step") != best["step"]:
+        return None
+    return best
 
 
 def _differences(name: str, before: Any, after: Any) -> list[tuple[str, Any, Any]]:
     """Return the leaves that differ, by dotted name; JSON has lists for tuples."""
-    if name == "versions":
+    if name in _FREE:
         return []
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         keys = dict.fromkeys((*before, *after))

@@ -8,12 +8,16 @@ from torch import Tensor, nn
 from usu_captum._layout import lay_out, token_grid
 from usu_captum._models import evaluating, in_its_dtype
 from usu_captum._options import Options
+from usu_captum.ranking._classifier_checks import uncompiled
+
+COUNT = 4
+"""Layers to read, at most."""
 
 
 def default_stages(
-    classifier: nn.Module, images: Tensor, count: int = 4, *, gradients: bool = False
+    classifier: nn.Module, images: Tensor, *, gradients: bool = False
 ) -> tuple[str, ...]:
-    """Return the names of up to ``count`` layers to read a classifier's features from.
+    """Return the names of up to four layers to read a classifier's features from.
 
     Of a vision transformer, the blocks that end its quarters; of everything else, the last map of
     each size, finest first.
@@ -21,7 +25,6 @@ def default_stages(
     Args:
         classifier: A module.
         images: (B, C, H, W); the classifier is run on them once.
-        count: How many, at most.
         gradients: Of a transformer, take the first normalisations of these blocks: behind the
             last block only the class token has a gradient.
 
@@ -33,13 +36,14 @@ def default_stages(
         >>> default_stages(net, torch.rand(1, 1, 8, 8))
         ('1', '2')
     """
+    classifier = uncompiled(classifier)
     names = {module: name for name, module in classifier.named_modules() if name}
     for module in classifier.modules():
         encoder: Any = getattr(module, "encoder", None)
         blocks: Any = getattr(module, "blocks", None) or getattr(encoder, "layers", None)
         if blocks is not None and token_grid(module, images) is not None:
             total = len(blocks)
-            ends = sorted({-(-(i + 1) * total // count) - 1 for i in range(count)})
+            ends = sorted({-(-(i + 1) * total // COUNT) - 1 for i in range(COUNT)})
             chosen = [blocks[i] for i in ends]
             if gradients:
                 chosen = [getattr(b, "norm1", None) or getattr(b, "ln_1", b) for b in chosen]
@@ -69,4 +73,4 @@ def default_stages(
             f'{type(classifier).__name__}. Try encoder="timm:resnet18".'
         )
     finest_first = sorted(last, key=lambda size: -size[0] * size[1])
-    return tuple(last[size] for size in finest_first[-count:])
+    return tuple(last[size] for size in finest_first[-COUNT:])

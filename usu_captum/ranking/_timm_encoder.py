@@ -7,20 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum._models import in_its_dtype
+from usu_captum.ranking._stages import COUNT
 
 
 class TimmEncoder(nn.Module):
     """Stages of a timm model, frozen unless asked otherwise.
 
-    A frozen encoder stays in evaluation mode and runs without gradients.
+    They are the last four of a hierarchy, or the blocks that end the quarters of a plain
+    transformer. A frozen encoder stays in evaluation mode and runs without gradients.
 
     Args:
         name: As in ``timm.list_models()``.
         weights: A local safetensors file of the whole model; without one, see ``pretrained``.
         pretrained: Download timm's weights; without them and a file the weights are random.
         input_shape: (C, H, W) of the images it will see.
-        count: How many stages: the last ones of a hierarchy, or the blocks that end the quarters
-            of a plain transformer.
         trainable: Train it with the decoder.
 
     Raises:
@@ -41,9 +41,8 @@ class TimmEncoder(nn.Module):
         name: str,
         *,
         input_shape: tuple[int, int, int],
-        weights: Path | None = None,
+        weights: Path | str | None = None,
         pretrained: bool = False,
-        count: int = 4,
         trainable: bool = False,
     ) -> None:
         import timm
@@ -60,7 +59,7 @@ class TimmEncoder(nn.Module):
             )
         if weights is not None:
             _load(self.model, weights, name)
-        self.indices = _stages(self.model, count)
+        self.indices = _stages(self.model)
         self.trainable = trainable
         self.train(self.training)
         if not trainable:
@@ -103,17 +102,17 @@ class TimmEncoder(nn.Module):
         return [stage.float() for stage in stages]
 
 
-def _stages(model: nn.Module, count: int) -> list[int]:
+def _stages(model: nn.Module) -> list[int]:
     """Return the indices of the stages to take, finest first."""
     info: Any = model.feature_info
     reductions = [entry["reduction"] for entry in info]
     total = len(reductions)
     if len(set(reductions)) > 1:
-        return list(range(max(0, total - count), total))
-    return sorted({-(-(i + 1) * total // count) - 1 for i in range(count)})
+        return list(range(max(0, total - COUNT), total))
+    return sorted({-(-(i + 1) * total // COUNT) - 1 for i in range(COUNT)})
 
 
-def _load(model: nn.Module, path: Path, name: str) -> None:
+def _load(model: nn.Module, path: Path | str, name: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

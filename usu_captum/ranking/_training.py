@@ -13,9 +13,12 @@ from usu_captum._image_space import ImageSpace
 from usu_captum._models import evaluating, modules_of
 from usu_captum.ranking._checkpoint import load_checkpoint
 from usu_captum.ranking._checks import check_source
+from usu_captum.ranking._classifier_checks import check_classifier, device_of
 from usu_captum.ranking._images import ImageSource
 from usu_captum.ranking._network import RankingNetwork
-from usu_captum.ranking._network_files import check_classifier, restore_network
+from usu_captum.ranking._network_files import restore_network
+from usu_captum.ranking._randomness import kept_randomness
+from usu_captum.ranking._references import reference_images
 from usu_captum.ranking._run import Run
 from usu_captum.ranking._run_state import EXPLAINER
 from usu_captum.ranking._training_config import TrainingConfig
@@ -71,7 +74,7 @@ def train_explainer(
         out_dir: Folder for the results; made if it does not exist.
         space: Where the images live; needed for the references ``"black"`` and ``"mean"``.
         held_out: Images to evaluate on, which choose the best weights and the early stop.
-        progress: Show a progress bar.
+        progress: Show progress bars.
 
     Returns:
         The network and what is known about it.
@@ -79,12 +82,14 @@ def train_explainer(
     Raises:
         TypeError: If ``data`` or ``held_out`` does not know its fingerprint.
         ValueError: If the classifier has no gradient or another class count or image size, images
-            are of another size, or ``out_dir`` holds another run.
+            are of another size, a reference needs a ``space``, ``config`` cannot be recorded, or
+            ``out_dir`` holds another run.
         FloatingPointError: If the loss or its gradient is not finite; the last checkpoint stays.
 
     Cost:
         Per step and process, ``2 (n_percentiles - 2) batch_size`` forward and backward passes of
-        the classifier, and about four more forward passes.
+        the classifier, and about four more forward passes. Per evaluation and held-out image,
+        42 forward passes for each reference.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -102,9 +107,11 @@ def train_explainer(
     if held_out is not None:
         check_source("held_out", held_out)
     check_classifier(classifier, network.config)
+    for name in config.references:
+        reference_images(torch.zeros(1, *network.config.input_shape), name, space)
     folder = Path(out_dir)
     run = Run(classifier, network, data, config, folder, space, held_out, progress)
-    with _borrowed(classifier, network, run.device), _own_randomness(run.device):
+    with _borrowed(classifier, network, run.device), kept_randomness(run.device):
         run.train()
         restore_network(network, load_checkpoint(folder / EXPLAINER)[0])
     unreadable = tuple(run.state.unreadable)
@@ -124,8 +131,7 @@ def train_explainer(
 def _borrowed(classifier: Any, network: RankingNetwork, device: torch.device) -> Iterator[None]:
     """Bring both to a device, the classifier frozen and in evaluation mode; put it back."""
     roots = modules_of(classifier)[:1]
-    first = next((p for root in roots for p in root.parameters()), torch.empty(0))
-    before = first.device
+    before = device_of(classifier)
     flags = [(p, p.requires_grad) for root in roots for p in root.parameters()]
     try:
         for part in (*roots, network):
@@ -140,10 +146,3 @@ def _borrowed(classifier: Any, network: RankingNetwork, device: torch.device) ->
         for part in (*roots, network):
             part.to(before)
         network.zero_grad()
-
-
-@contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the global random state as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield

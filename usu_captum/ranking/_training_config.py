@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from usu_captum.ranking._checks import frozen
-from usu_captum.ranking._objective import RankingObjective
+from usu_captum.ranking._objective import RankingObjective, check_objective
 from usu_captum.ranking._references import REFERENCES
 from usu_captum.ranking._sinkhorn import GumbelSinkhorn
 from usu_captum.ranking._transport import RankTransport
@@ -118,10 +118,7 @@ class TrainingConfig:
             raise ValueError("references must name at least one reference, got none.")
         for reference in self.references:
             check_choice("references", reference, REFERENCES)
-        if not isinstance(self.objective, RankingObjective):
-            raise TypeError(
-                f"objective must be a RankingObjective, got {type(self.objective).__name__}."
-            )
+        check_objective(self.objective)
         check_choice("targets", self.targets, TARGETS)
         check_choice("precision", self.precision, PRECISIONS)
 
@@ -138,7 +135,7 @@ class TrainingConfig:
             precision="bf16",
             seed=42,
             objective=RankingObjective(
-                GumbelSinkhorn(n_iterations=30, score_range=None, tolerance=1e9),
+                GumbelSinkhorn(n_iterations=30, score_range=None, tolerance=1e9, warm_start=False),
                 n_percentiles=16,
                 consistent_cells=False,
                 shared_order=False,

@@ -16,7 +16,8 @@ from benchmarks._ranking_shortcut import SIDE, stamp, teach
 from benchmarks._ranking_subjects import NAMES, MovedImages, folded
 from benchmarks._rollout import attention_rollout
 from benchmarks.ranking_heldout import HIGHER, ranks, summarise
-from benchmarks.ranking_shortcut import measure
+from benchmarks.ranking_memory import _peaks
+from benchmarks.ranking_shortcut import LOOKED_AT, _fooled, measure
 from benchmarks.ranking_speed import apart, separate_loss, shared_loss
 from benchmarks.ranking_train import maps_key
 from usu_captum import ImageSpace
@@ -150,6 +151,22 @@ def test_judgements_of_other_maps_do_not_count(network: RankingNetwork) -> None:
     with torch.no_grad():
         next(p for p in network.parameters() if p.requires_grad).add_(0.01)
     assert maps_key(subject, network) != key
+
+
+def test_a_sorter_that_fails_is_not_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(EOFError):
+        _peaks("none", 1, [16])
+    assert "KeyError: 'none'" in capfd.readouterr().err
+
+
+def test_no_more_images_than_there_are(
+    classifier: nn.Module, source: ArrayImages, space: ImageSpace
+) -> None:
+    reported = PartOfImages(source, [i % 20 for i in range(LOOKED_AT + 9)])
+    subject: Any = SimpleNamespace(reported=reported, space=space, model=classifier)
+    images, inside, facts = _fooled(subject, classifier, 32)
+    assert len(images) == len(inside) <= 9
+    assert 0 <= facts["accuracy before"] <= 1
 
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -81,7 +81,9 @@ def test_a_frozen_encoder_must_be_the_same(tmp_path: Path) -> None:
                 tmp_path / "e.safetensors", build_network(config, encoder_weights=weights), {}
             )
             load_network(tmp_path / "e.safetensors", encoder_weights=weights)
-    with pytest.raises(ValueError, match="encoder weights it was trained on"):
+    with pytest.raises(
+        ValueError, match="encoder_weights must be the encoder weights it was trained on"
+    ):
         load_network(tmp_path / "e.safetensors", encoder_weights=weights)
 
 
@@ -116,7 +118,9 @@ def test_another_architecture_is_refused(saved: Path, classifier: Any) -> None:
 
 def test_another_classifier_is_refused(saved: Path, classifier: Any) -> None:
     classifier.first[0].weight.data += 0.01
-    with pytest.raises(ValueError, match="encoder weights"):
+    with pytest.raises(
+        ValueError, match=r"classifier must have the weights .*RankingExplainer\(changed"
+    ):
         load_network(saved, classifier)
 
 
@@ -155,3 +159,20 @@ def test_nan_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_checkpoint(tmp_path / "x.safetensors", {}, {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_loaded_by_mistake(saved: Path, network: RankingNetwork, classifier: Any) -> None:
+    with pytest.raises(ValueError, match=r"got a folder .* Try the explainer\.safetensors in it"):
+        load_network(saved.parent, classifier)
+    with pytest.raises(TypeError, match=r"classifier must be the module .* got NoneType"):
+        load_network(saved)
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    _, facts = load_checkpoint(saved)
+    save_checkpoint(saved, state, facts)
+    with pytest.raises(ValueError, match=r"state of a training run.* Try the explainer"):
+        load_network(saved, classifier)
+
+
+def test_paths_may_be_text(tmp_path: Path, network: RankingNetwork, classifier: Any) -> None:
+    save_network(str(tmp_path / "e.safetensors"), network, {})
+    assert load_network(str(tmp_path / "e.safetensors"), classifier).config == network.config

@@ -1,6 +1,9 @@
 """Folders, arrays and data sets of images, and which of them make up a step."""
 
+import random
+import struct
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from usu_captum.ranking import (
     ArrayImages,
     DatasetImages,
     FolderImages,
+    PartOfImages,
     UnreadableImageError,
     open_images,
     split_images,
@@ -314,3 +318,90 @@ def test_processes_share_a_batch() -> None:
         list(BatchOrder(10, 2, start=0, stop=6, seed=5, process=p, processes=2)) for p in (0, 1)
     ]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+class Flipped:
+    """Images that torch, NumPy or Python flip at random, all the same but for that."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self.draw = draw
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.arange(16.0).expand(SHAPE) * (1 if self.draw() < 0.5 else -1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: float(torch.rand(())), np.random.rand, random.random],
+    ids=["torch", "numpy", "python"],
+)
+def test_what_is_random_follows_from_the_seed_and_the_place(draw: Any, workers: int) -> None:
+    source = DatasetImages(Flipped(draw), SHAPE)
+    assert source.fingerprint() == source.fingerprint()
+
+    def read(start: int, seed: int = 5) -> list[torch.Tensor]:
+        order = BatchOrder(40, 4, start=start, stop=8, seed=seed)
+        return [b.images for b in load_batches(source, order, workers=workers, strict=False)]
+
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    whole = read(0)
+    if workers == 0:
+        after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        assert after[1:] == before[1:]
+    signs = torch.cat(whole)[:, 0, 0, 1]
+    assert 0 < float((signs > 0).float().mean()) < 1
+    assert all(torch.equal(a, b) for a, b in zip(read(3), whole[3:], strict=True))
+    assert not torch.equal(torch.cat(read(0, seed=6)), torch.cat(whole))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_come_as_they_are_from_another_process(workers: int) -> None:
+    order = BatchOrder(10, 5, start=0, stop=2, seed=0)
+    for source, error, message in (
+        (Broken({3}), UnreadableImageError, "item 3: truncated"),
+        ([torch.zeros(3, 8, 8)] * 10, ValueError, r"dataset must give tensors of shape"),
+    ):
+        with pytest.raises(error, match=f"^{message}"):
+            list(load_batches(DatasetImages(source, SHAPE), order, workers=workers, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (torch.zeros(SHAPE, dtype=torch.uint8), r"model's space, got torch\.uint8 for item 0"),
+        ((torch.zeros(SHAPE), torch.eye(4)[1]), r"one integer as the label, got \(4,\) for item 0"),
+        ((torch.zeros(SHAPE), "cat"), r"one integer as the label, got 'cat' for item 0"),
+    ],
+)
+def test_items_of_another_kind(item: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        DatasetImages([item], SHAPE)[0]
+    for label in (np.int64(3), torch.tensor(3), torch.tensor([3])):
+        assert DatasetImages([(torch.zeros(SHAPE), label)], SHAPE)[0].label == 3
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), struct.error("no"), Image.DecompressionBombError("no")]
+)
+def test_what_decoders_raise(error: Exception) -> None:
+    class Damaged(Broken):
+        def __getitem__(self, index: int) -> Any:
+            raise error
+
+    with pytest.raises(UnreadableImageError, match="item 2: no"):
+        DatasetImages(Damaged(set()), SHAPE)[2]
+
+
+def test_paths_counts_and_indices(folder: Path, space: ImageSpace, source: ArrayImages) -> None:
+    assert len(open_images(str(folder), SHAPE, space, leave_out=str(folder / "b"))) == 2
+    assert len(FolderImages(str(folder), SHAPE, space)) == 4
+    with pytest.raises(TypeError, match="held_out must be an integer, got float"):
+        split_images(source, 0.2)  # type: ignore[arg-type]
+    assert PartOfImages(source, np.arange(3)).indices == [0, 1, 2]
+    for indices, wrong in (([0, 20], 20), ([-1], -1)):
+        with pytest.raises(ValueError, match=rf"indices must lie in \[0, 19\], got {wrong}"):
+            PartOfImages(source, indices)

@@ -386,3 +386,97 @@ def test_the_layout_of_a_layer_is_asked_for_once(
         assert torch.equal(before, after)
     assert encoder(images[..., :8])[1].shape == (3, 8, 8, 4)
     assert len(asked) == 4
+
+
+class Hidden(nn.Module):
+    """As many channels before the hidden layer as after it."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.between, self.head = between, nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.between(self.features(images).mean((2, 3))))
+        return logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_activation_map_needs_a_head_that_reads_the_last_stage(
+    config: NetworkConfig, dtype: torch.dtype
+) -> None:
+    for between, prior in (
+        (nn.Identity(), "cam"), (nn.Linear(8, 8), "flat"), (nn.LayerNorm(8), "flat")
+    ):  # fmt: skip
+        assert build_network(config, Hidden(between).to(dtype).eval()).config.prior == prior
+    vit = timm.create_model("test_vit", num_classes=5).eval()
+    tokens = NetworkConfig(5, (3, 160, 160), width=8, middle=8, head=4)
+    assert build_network(tokens, vit).config.prior == "flat"
+    # Networks of earlier versions say what they have, and can be built still.
+    assert build_network(replace(tokens, prior="cam"), vit).config.prior == "cam"
+
+
+def test_the_head_does_not_weigh_foreign_features() -> None:
+    classifier = timm.create_model("test_resnet", num_classes=5).eval()
+    config = NetworkConfig(5, (3, 64, 64), encoder="timm:test_resnet", width=8, middle=8, head=4)
+    assert build_network(config, classifier).config.prior == "flat"
+    with pytest.raises(ValueError, match=r'prior must not be "cam" .*timm:test_resnet'):
+        build_network(replace(config, prior="cam"), classifier)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"encoder": "timm:test_resnet"}, {"conditioning": "embedding"}]
+)
+def test_a_network_is_built_on_the_classifiers_device(
+    classifier: Any, config: NetworkConfig, change: dict[str, Any]
+) -> None:
+    settings = replace(config, prior="flat", **change)  # nothing to compare without values
+    network = build_network(settings, classifier.to("meta"))
+    parts = [*network.parameters(), *network.buffers()]
+    assert {part.device.type for part in parts} == {"meta"}
+
+
+def test_any_classifier_is_checked(classifier: Any, config: NetworkConfig) -> None:
+    with pytest.raises(ValueError, match=r"one row of 5 logits per image.*got \(1, 4\)"):
+        build_network(replace(config, classes=5, conditioning="embedding"), classifier)
+    with pytest.raises(ValueError, match=r"classifier must take images of shape \(1, 16, 16\)"):
+        build_network(replace(config, input_shape=(1, 16, 16)), classifier)
+
+
+def test_a_single_pixel_has_no_activation_map(config: NetworkConfig) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    ).eval()
+    with pytest.raises(ValueError, match=r"layers must end in a map .* from '2'"):
+        build_network(replace(config, layers=("1", "2"), gradients=True), net)
+    assert build_network(replace(config, layers=("1", "2")), net).config.prior == "flat"
+
+
+def test_a_compiled_classifier_is_read_behind_the_compiler(
+    classifier: Any, config: NetworkConfig, images: Tensor
+) -> None:
+    compiled = torch.compile(classifier, backend="eager")
+    with torch.no_grad():
+        compiled(images)
+    networks = []
+    for given in (classifier, compiled):
+        torch.manual_seed(3)
+        networks.append(build_network(config, given).eval())
+    assert networks[1].config.layers == ("first", "second")
+    targets = torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        own, found = (network(images, targets) for network in networks)
+    assert torch.equal(own, found)
+    encoder = ClassifierEncoder(compiled, default_stages(compiled, images))
+    assert torch.equal(encoder(images)[-1], classifier.second(classifier.first(images)))
+
+
+def test_half_precision_keeps_the_order(
+    classifier: Any, config: NetworkConfig, images: Tensor
+) -> None:
+    network = build_network(replace(config, prior="flat"), classifier).eval()
+    targets = torch.tensor([0, 1, 2])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        maps = network(images, targets)
+    assert maps.dtype == torch.float32
+    assert maps.unique().numel() > 0.9 * maps.numel()

@@ -125,9 +125,6 @@ def test_all_iterates_are_judged_on_the_same_grid(monkeypatch: pytest.MonkeyPatc
     assert [grid for grid, grad in seen if grad] == steps
     assert [grid for grid, grad in seen if not grad] == [(8, 8)] * 3
     seen.clear()
-    run(Spot().eval(), spots(), n_steps=1, judge_grids=(4, 8))
-    assert [grid for grid, grad in seen if not grad] == [(4, 4), (4, 4), (8, 8)]
-    seen.clear()
     refine(Spot().eval(), spots(), target=1, objective=OBJECTIVE, space=SPACE, n_steps=2)
     assert seen == [((14, 14), True), ((14, 14), True), ((14, 14), False)]  # By default.
 
@@ -286,7 +283,6 @@ def test_adam_is_adam() -> None:
         ({"n_steps": -1}, ValueError, "n_steps must be at least 0, got -1"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be finite and above 0"),
         ({"grids": ()}, ValueError, r"grids must hold at least one grid.*Try \(14,\)"),
-        ({"judge_grids": ()}, ValueError, "judge_grids must hold at least one grid"),
         ({"references": ()}, ValueError, r"references must name at least one.*Try \('blur',\)"),
         ({"space": None}, ValueError, "reference='black' needs to know where the images live"),
         ({"maps": torch.rand(2, 1, 4, 4)}, ValueError, r"maps must have shape \(2, 1, 16, 16\)"),
@@ -362,3 +358,32 @@ def test_a_flat_map_is_refined_as_nothing_is(value: float) -> None:
     moved = [float((one.maps - one.maps.mean()).abs().max()) for one in (nothing, result)]
     assert moved[0] > 0.01
     assert moved[1] == pytest.approx(moved[0], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"grids": 8}, TypeError, r"grids must be a sequence, got 8\. Try \(14,\)"),
+        ({"grids": (2.5,)}, TypeError, "grids must be an integer, got float"),
+        ({"grids": ((2, 3, 4),)}, ValueError, r"grids must hold G or \(rows, columns\), got"),
+        ({"grids": (0,)}, ValueError, "grids must be at least 1, got 0"),
+        ({"references": 3}, TypeError, r"references must be names or tensors, got int"),
+        ({"objective": "x"}, TypeError, "objective must be a RankingObjective, got str"),
+        ({"maps": torch.zeros(16, 16)}, ValueError, r"maps must have shape \(2, 1, 16, 16\)"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    change = dict(change)
+    with pytest.raises(error, match=message):
+        run(Spot().eval(), spots(), change.pop("maps", None), **change)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_images_are_brought_into_the_models_dtype(dtype: torch.dtype) -> None:
+    model, images = Spot().eval(), spots().to(dtype)
+    expected = run(model, images.float(), n_steps=1)
+    assert torch.equal(run(model, images, n_steps=1).maps, expected.maps)
+    found = run(model.to(dtype), spots(), n_steps=1)
+    torch.testing.assert_close(found.losses.float(), expected.losses, atol=0.01, rtol=0)

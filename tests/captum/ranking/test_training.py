@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -36,6 +37,8 @@ from usu_captum.ranking import (
 from usu_captum.ranking._checkpoint import load_checkpoint, save_checkpoint
 from usu_captum.ranking._classes import choose_classes
 from usu_captum.ranking._curves import COLUMNS
+from usu_captum.ranking._judging import judge_source
+from usu_captum.ranking._processes import open_accelerator
 from usu_captum.ranking._run_state import CURVES, EXPLAINER, PICTURE, STATE
 
 ROOT = Path(__file__).parents[3]
@@ -62,6 +65,14 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert any(key.startswith("optimiser.") for key in ours)
     for key, value in ours.items():
         assert torch.equal(value, theirs[key]), key
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of a folder's checkpoint, 0 if there is none."""
+    if not (folder / STATE).exists():
+        return 0
+    with safe_open(folder / STATE, "pt") as file:
+        return int(json.loads(file.metadata()["usu"])["step"])
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -253,13 +264,11 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
     killed = [*command(tmp_path, "killed"), *options]
     with subprocess.Popen(killed, env=environment()) as process:  # noqa: S603
         deadline = time.monotonic() + 120
-        while not (tmp_path / "killed" / STATE).exists() and time.monotonic() < deadline:
+        while not step_of(tmp_path / "killed") and time.monotonic() < deadline:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    with safe_open(tmp_path / "killed" / STATE, "pt") as file:
-        facts = json.loads(file.metadata()["usu"])
-    assert 0 < facts["step"] < 40
+    assert 0 < step_of(tmp_path / "killed") < 40
     subprocess.run(killed, env=environment(), check=True)  # noqa: S603
     assert whole.wait() == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
@@ -411,9 +420,9 @@ def test_another_class_count(train: Callable[..., Any], classifier: Any) -> None
         train(classifier=lambda images: classifier(images)[:, :3])
 
 
-def test_a_nan_before_any_checkpoint(train: Callable[..., Any], images: Tensor) -> None:
+def test_a_nan_in_the_first_step(train: Callable[..., Any], images: Tensor) -> None:
     data = DatasetImages(images * torch.nan, (3, 16, 16))
-    with pytest.raises(FloatingPointError, match=r"not finite at step 1\. Try a lower"):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 1\. The last .* Try a lower"):
         train(data=data, held_out=None)
 
 
@@ -470,6 +479,228 @@ def test_unreadable_images_are_reported(
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("draw", [lambda: float(torch.rand(())), random.random])
+def test_a_run_on_random_images_goes_on_exactly(
+    train: Callable[..., Any], images: Tensor, tmp_path: Path, draw: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from usu_captum.ranking import _run
+
+    class Flipped:
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> Tensor:
+            return images[index].flip(-1) if draw() < 0.5 else images[index]
+
+    data = DatasetImages(Flipped(), (3, 16, 16))
+    parts = {"data": data, "held_out": data}
+    train("whole", **parts)
+    step = _run.Run._step
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        if self.state.step == 3:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_run.Run, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped", **parts)
+    random.seed(7)
+    train("stopped", **parts)
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "stopped")
+
+
+def test_the_first_evaluation_is_not_lost(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is stopped in its first step knows how good the start is."""
+    from usu_captum.ranking import _evaluation, _run
+
+    train("whole")
+
+    def stopped(*given: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_run.Run, "_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    _, facts = load_checkpoint(tmp_path / "run" / STATE)
+    assert (facts["step"], facts["best"]["step"]) == (0, 0)
+    seen: list[int] = []
+    judge = _evaluation.judge_source
+
+    def noting(*given: Any, **options: Any) -> Any:
+        seen.append(1)
+        return judge(*given, **options)
+
+    monkeypatch.setattr(_evaluation, "judge_source", noting)
+    train()
+    assert len(seen) == 2  # After three steps and after six.
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "run")
+
+
+def test_a_run_that_did_nothing_yet_may_be_another(
+    train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from usu_captum.ranking import _run
+
+    def stopped(*given: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_run, "evaluate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    assert train(settings=replace(QUICK, steps=2)).steps == 2
+
+
+def test_slow_steps_are_saved_by_the_clock(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from usu_captum.ranking import _run
+
+    saved: list[int] = []
+    save = _run.save_run
+
+    def noting(folder: Path, state: Any, *given: Any) -> None:
+        saved.append(state.step)
+        save(folder, state, *given)
+
+    monkeypatch.setattr(_run, "save_run", noting)
+    settings = replace(QUICK, steps=3, checkpoint_every=100)
+    train("quick", settings)
+    assert saved == [0, 0, 3]
+    monkeypatch.setattr(_run, "SAVED_EVERY", 0.0)
+    train("slow", settings)
+    assert saved[3:] == [0, 0, 1, 2, 3]
+    assert_same_weights(tmp_path / "quick", tmp_path / "slow")
+
+
+def test_evaluations_count_their_passes(
+    train: Callable[..., Any],
+    classifier: Any,
+    capsys: pytest.CaptureFixture[str],
+    source: ArrayImages,
+    space: Any,
+    config: NetworkConfig,
+) -> None:
+    seen: list[int] = []
+
+    def counted(images: Tensor) -> Any:
+        seen.append(len(images))
+        return classifier(images)
+
+    total, _ = judge_source(
+        build_network(config, classifier).eval(), counted, PartOfImages(source, range(6)),
+        references=("black", "blur"), space=space, batch_size=4, device=torch.device("cpu"),
+        progress=True,
+    )  # fmt: skip
+    assert total[2] == 6
+    assert sum(seen) == 6 * (1 + 2 * 42)
+    assert f"/{sum(seen)} [" in capsys.readouterr().err
+
+
+def test_the_best_network_is_the_one_its_figures_are_of(
+    train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill after an evaluation's network was written, and before the checkpoint was."""
+    from usu_captum.ranking import _run
+
+    def scripted(*figures: float) -> Callable[..., Any]:
+        left = list(figures)
+        return lambda *given, **options: ({"deletion": 0.0, "insertion": left.pop(0)}, ())
+
+    def killed(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_run, "evaluate", scripted(0.1, 0.5))
+        patch.setattr(_run.Run, "_log", lambda self, row, found: found and killed())
+        with pytest.raises(KeyboardInterrupt):
+            train()
+    assert load_checkpoint(tmp_path / "run" / EXPLAINER)[1]["step"] == 3
+    # As if evaluations were not repeatable: this time step 3 is worse, and so is step 6.
+    monkeypatch.setattr(_run, "evaluate", scripted(0.05, 0.04))
+    result = train()
+    facts = json.loads((tmp_path / "run" / "explainer.json").read_text())
+    assert result.best == facts["metrics"] == {"step": 3, "deletion": 0.0, "insertion": 0.05}
+    assert facts["step"] == 3
+
+
+def test_another_precision_of_accelerate(train: Callable[..., Any]) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    try:
+        AcceleratorState._reset_state(True)
+        Accelerator(mixed_precision="bf16", cpu=True)
+        with pytest.raises(ValueError, match=r'mixed_precision="no", got .* of \'bf16\''):
+            train()
+    finally:
+        AcceleratorState._reset_state(True)
+
+
+def test_encoders_may_have_weights_without_a_gradient() -> None:
+    for trainable in (False, True):
+        handler = open_accelerator(trainable=trainable).ddp_handler
+        assert bool(handler and handler.find_unused_parameters) == trainable
+
+
+def test_a_space_is_missed_before_anything_is_done(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = replace(QUICK, references=("blur", "mean"))
+    with pytest.raises(ValueError, match="reference='mean' needs to know where the images live"):
+        train(settings=settings, space=None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_changes_no_weight_may_change(train: Callable[..., Any], tmp_path: Path) -> None:
+    train()
+    before = (tmp_path / "run" / STATE).stat().st_mtime_ns
+    other = replace(
+        QUICK, workers=1, strict=True, log_every=3, checkpoint_every=3,
+        objective=replace(QUICK.objective, chunk_size=8),
+    )  # fmt: skip
+    assert train(settings=other).steps == 6
+    assert (tmp_path / "run" / STATE).stat().st_mtime_ns == before
+
+
+def test_settings_that_cannot_be_recorded(train: Callable[..., Any], tmp_path: Path) -> None:
+    class Sorter:
+        score_range = None
+
+        def __init__(self) -> None:
+            self.weight = torch.ones(2)
+
+        def top_masks(self, scores: Tensor, shares: Tensor, **options: Any) -> Tensor:
+            return RankTransport().top_masks(scores, shares)
+
+    settings = replace(QUICK, objective=RankingObjective(Sorter(), n_percentiles=4))
+    with pytest.raises(ValueError, match=r"config must hold what JSON can, .* Try a sorter"):
+        train(settings=settings)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_other_files_in_the_folder(train: Callable[..., Any], tmp_path: Path) -> None:
+    """What a kill left half written goes; a file that is no checkpoint is named."""
+    (tmp_path / "run").mkdir()
+    half = tmp_path / "run" / f".{STATE}.1.partial"
+    for path in (half, tmp_path / "run" / ".mine.partial"):
+        path.write_bytes(b"half")
+    train()
+    assert not half.exists()
+    assert (tmp_path / "run" / ".mine.partial").exists()
+    (tmp_path / "run" / STATE).write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"out_dir must be empty .* of no run"):
+        train()
+
+
 class TestClasses:
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0]]).repeat(500, 1)
 
@@ -522,6 +753,9 @@ class TestConfig:
     def test_the_record_is_json(self) -> None:
         for config in (TrainingConfig(), TrainingConfig.published(10)):
             assert json.loads(json.dumps(config.record(), allow_nan=False))["seed"] == config.seed
+
+    def test_the_published_sorter_starts_anew(self) -> None:
+        assert not TrainingConfig.published(10).objective.sorter.warm_start
 
     def test_published_form(
         self,
