@@ -1,6 +1,5 @@
 """The layer to explain when the user names none."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from usu_captum._layout import token_grid
 from usu_captum._models import evaluating, input_channels
+from usu_core._tokens import has_proportions
 
 
 def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:
@@ -53,7 +53,8 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
             return
         found.append(module)
         sizes = (output.shape[2:], output.shape[1:3])  # channels first, channels last
-        if len(output) == len(image) and any(_has_shape_of(image, size) for size in sizes):
+        is_map = len(output) == len(image) and image.dim() == 4
+        if is_map and any(has_proportions(size, image.shape[2:]) for size in sizes):
             scaled.append(module)
 
     handles = [module.register_forward_hook(record) for module in names]
@@ -77,17 +78,6 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
         )
     last = (scaled or found)[-1]
     return names[last], last
-
-
-def _has_shape_of(image: Tensor, size: Sequence[int]) -> bool:
-    """Whether a map has about the image's proportions, as heads by tokens have not.
-
-    Convolutions without padding lose borders at any stride, so its size may be any.
-    """
-    if len(size) != image.dim() - 2:
-        return False
-    strides = [p / s for p, s in zip(image.shape[2:], size, strict=True)]
-    return max(strides) < 1.5 * min(strides)
 
 
 def _last_normalisation(model: nn.Module) -> nn.Module | None:

@@ -7,9 +7,15 @@ from torch import Tensor, nn
 
 from usu_captum._models import owners
 from usu_captum._options import Options
-from usu_core._tokens import TokenGrid, is_windowed, patch_grid, read_token_grid
-
-_CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._BatchNorm)
+from usu_core._tokens import (
+    CHANNELS_FIRST,
+    TokenGrid,
+    has_proportions,
+    is_windowed,
+    norm_channels,
+    patch_grid,
+    read_token_grid,
+)
 
 
 class _Hierarchy(NamedTuple):
@@ -37,12 +43,14 @@ def lay_out(
         if image.dim() == 4 and values.dim() == 3:
             return _unfold(values, image, forward_func, layer, options)
         if image.dim() >= 3 and values.dim() == image.dim():
-            last = image.dim() == 4 and _is_channels_last(values, image, forward_func, layer)
-            return values.movedim(-1, 1) if last else values
+            last = _is_channels_last(values, image, forward_func, layer, options)
+            if last is not None:
+                return values.movedim(-1, 1) if last else values
     raise ValueError(
         "layer must give one spatial map of the image's rank per example to be upsampled, got "
         f"shape {tuple(values.shape)} for an image of shape {tuple(image.shape)}. Try a "
-        "convolutional layer, another image_input, or upsampler=None."
+        "convolutional layer, another image_input, upsampler=None, or grid=CellGrid.even(cells, "
+        "pixels) if these are its cells."
     )
 
 
@@ -91,8 +99,7 @@ def needs_layout(forward_func: Any, layer: Any, options: Options) -> bool:
     return (
         options.token_grid is not None
         or token_grid(forward_func, None, layer) is not None
-        or any(is_windowed(module) for module in owners(forward_func, layer))
-        or _type_says_last(layer) is True
+        or _may_be_last(forward_func, layer)
     )
 
 
@@ -124,32 +131,80 @@ def _unfold(
     return patches
 
 
-def _is_channels_last(values: Tensor, image: Tensor, forward_func: Any, layer: Any) -> bool:
-    """Ask the layer's type, then the grids the model can have."""
-    by_type = _type_says_last(layer)
-    if by_type is not None:
-        return by_type
+def _is_channels_last(
+    values: Tensor, image: Tensor, forward_func: Any, layer: Any, options: Options
+) -> bool | None:
+    """Read a map (B, C, *cells) or (B, *cells, C) as what it can be a map of the image at.
+
+    Types and numbers of channels only say which is tried first: a linear layer may as well run
+    over the width. Without a layer the map has been laid out before.
+    """
+    if layer is None or isinstance(layer, CHANNELS_FIRST):
+        return False
+    readings = {False: tuple(values.shape[2:]), True: tuple(values.shape[1:-1])}
     tokens = token_grid(forward_func, image, layer)
     windows = _hierarchy(image, forward_func, layer)
-    if windows is None and any(is_windowed(module) for module in owners(forward_func, layer)):
-        return is_scaled(values.shape[1:3], image.shape[2:])  # It says so, but not how finely.
-    grids = ((tokens.height, tokens.width),) if tokens else windows.grids if windows else ()
-    shape = tuple(values.shape)
-    first, last = shape[2:4] in grids, shape[1:3] in grids
-    if windows is not None and not first and not last:
+    grids: tuple[tuple[int, ...], ...] = windows.grids if windows else ()
+    if tokens:
+        grids = ((tokens.height, tokens.width),)
+    if options.cell_grid is not None:
+        grids = (options.cell_grid.cells,)
+    says_last = _type_says_last(values, layer)
+    if says_last is None:
+        says_last = _channels_say_last(values, _norms(forward_func, layer))
+    if says_last is None:
+        says_last = _is_in_windows(forward_func, layer)
+    order = (says_last, not says_last)
+    fitting = [last for last in order if readings[last] in grids]
+    if not fitting and windows is not None:
         raise ValueError(
-            f"layer must give one of the grids {windows.grids} of the model, got shape {shape}. "
-            "Try a block of the model, or its last norm."
+            f"layer must give one of the grids {windows.grids} of the model, got shape "
+            f"{tuple(values.shape)}. Try a block of the model, or its last norm."
         )
-    return last and (windows is not None or not first)
+    pixels = tuple(image.shape[2:])
+    for strict in (True, False):
+        fitting += [last for last in order if has_proportions(readings[last], pixels, strict)]
+    if fitting:
+        return fitting[0]
+    # Convolutions may stride as they like, and keep their channels first.
+    return None if _may_be_last(forward_func, layer) else False
 
 
-def _type_says_last(layer: Any) -> bool | None:
-    if isinstance(layer, _CHANNELS_FIRST) or type(layer).__name__ == "Permute":
+def _may_be_last(forward_func: Any, layer: Any) -> bool:
+    """Whether channels may lie anywhere but first in what a layer gives."""
+    if isinstance(layer, CHANNELS_FIRST):
         return False
-    # Layer norms for maps that keep channels first are called LayerNorm2d in both libraries.
-    norm = isinstance(layer, nn.LayerNorm) and not type(layer).__name__.endswith("2d")
-    return True if norm or isinstance(layer, nn.Linear) else None
+    linear, windowed = isinstance(layer, nn.Linear), _is_in_windows(forward_func, layer)
+    return linear or windowed or bool(_norms(forward_func, layer))
+
+
+def _is_in_windows(forward_func: Any, layer: Any) -> bool:
+    return any(is_windowed(module) for module in owners(forward_func, layer))
+
+
+def _norms(forward_func: Any, layer: Any) -> frozenset[int]:
+    """Return the channels that the model's layer norms are for, the layer's if it is hidden."""
+    whole = next(iter(owners(forward_func, layer)), layer)
+    return norm_channels(whole.modules())
+
+
+def _type_says_last(values: Tensor, layer: Any) -> bool | None:
+    size = values.shape[-1]
+    normal = getattr(layer, "normalized_shape", None)
+    # Layer norms for maps that keep channels first are called LayerNorm2d, LayerNormAct2dFp32, ...
+    if normal is not None and "2d" not in type(layer).__name__ and tuple(normal) == (size,):
+        return True
+    if isinstance(layer, nn.Linear) and size in (layer.in_features, layer.out_features):
+        return True
+    if type(layer).__name__ == "Permute":  # torchvision's
+        return bool(layer.dims[-1] == 1)
+    return None
+
+
+def _channels_say_last(values: Tensor, channels: frozenset[int]) -> bool | None:
+    """Ask the normalisations of the model, which are made for its numbers of channels."""
+    first, last = values.shape[1] in channels, values.shape[-1] in channels
+    return None if first == last else last
 
 
 def _hierarchy(image: Tensor, forward_func: Any, layer: Any) -> _Hierarchy | None:

@@ -44,6 +44,9 @@ class Options:
     def __post_init__(self) -> None:
         """Check the options before anything expensive runs."""
         _ = self.resolved
+        if not isinstance(self.image_input, int):
+            kind = type(self.image_input).__name__
+            raise TypeError(f"image_input must be an integer, got {kind}. Try image_input=0.")
         if self.reduce not in REDUCTIONS:
             raise ValueError(f"reduce must be 'sum' or None, got {self.reduce!r}.")
         if self.convention not in CONVENTIONS:

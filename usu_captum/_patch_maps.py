@@ -11,6 +11,7 @@ from usu_captum._options import Options
 from usu_captum._patch_cells import mask_cells, window_cells
 from usu_captum._upsampling import Redistribution, image_of, redistribution
 from usu_captum._wrapping import innermost
+from usu_core._precision import wide
 
 
 def upsample_patches(
@@ -62,7 +63,7 @@ def _redistribute(
         stride = _stride(arguments.get("strides"), index, count, len(window))
         cells, share = window_cells(values, window, stride)
         effects = cells.effects * share if step.convention == "total" else cells.effects
-        return step(effects.to(values.dtype), cells.grid)
+        return step(effects.to(wide(values).dtype), cells.grid)
     mask = arguments["feature_mask"]
     groups = mask_cells(values, mask[index] if isinstance(mask, tuple) else mask)
     if len(groups) == 1:

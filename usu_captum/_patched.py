@@ -1,7 +1,6 @@
 """What Captum's methods are while patched: themselves, but where their context has a frame open."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -10,6 +9,7 @@ from captum import attr as captum_attr
 from torch import Tensor
 
 from usu_captum._attribute import Attribute, Upsample, extended, unlogged
+from usu_captum._frames import FRAMES, Frame
 from usu_captum._guided import _KEYWORDS, upsample_guided
 from usu_captum._interpolate import interpolate
 from usu_captum._layer_gradients import _SCORED
@@ -20,22 +20,6 @@ from usu_captum._patch_maps import upsample_patches
 from usu_captum._score import entries
 from usu_captum._upsampled import upsampling_of
 from usu_captum._wrapping import innermost
-from usu_core import AnyUpsampler
-from usu_core._patches import Patches
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One ``patch()``: its default and, for ``interpolate``, what is being explained."""
-
-    upsampler: str | AnyUpsampler | None
-    image: Tensor | None
-    forward_func: Callable[..., Any] | None
-    target: Any
-    additional_forward_args: Any
-
-
-FRAMES: Patches[Frame] = Patches("usu_captum_frames")
 
 
 def patched_method(base: type) -> Attribute:

@@ -8,15 +8,10 @@ from typing import Any
 from captum import attr as captum_attr
 from torch import Tensor
 
+from usu_captum._frames import FRAMES, Frame
 from usu_captum._methods import WITH_UPSAMPLER
 from usu_captum._options import Options
-from usu_captum._patched import (
-    FRAMES,
-    Frame,
-    patched_interpolate,
-    patched_method,
-    patched_tunnel,
-)
+from usu_captum._patched import patched_interpolate, patched_method, patched_tunnel
 from usu_core import AnyUpsampler
 
 _installed: list[tuple[type, str, Any, Any]] = []
@@ -130,14 +125,17 @@ def _swap(cls: type, name: str, ours: Any) -> None:
 
 def _uninstall() -> None:
     """Put the very descriptors back, last first, but not over another's patch."""
+    left = []
     while _installed:
         cls, name, original, ours = _installed.pop()
         if cls.__dict__[name] is ours:
             setattr(cls, name, original)
         elif cls.__dict__[name] is not original:
-            warnings.warn(
-                f"{cls.__name__}.{name} was replaced while patched and is left as it is; it may "
-                "still call this package, which then does what Captum does.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
+            left.append(f"{cls.__name__}.{name}")
+    for place in left:  # After all is restored: a warning may be an error.
+        warnings.warn(
+            f"{place} was replaced while patched and is left as it is; it may still call this "
+            "package, which then does what Captum does.",
+            RuntimeWarning,
+            stacklevel=4,
+        )

@@ -7,7 +7,7 @@ import torch
 from captum._utils.common import _run_forward, _select_targets
 from torch import Tensor
 
-from usu_core.scoring import class_scores
+from usu_core.scoring._model import ClassScores
 
 
 class ForwardScore:
@@ -46,6 +46,7 @@ class ForwardScore:
         self._image_input = image_input
         self._examples = None if inputs is None else len(inputs[image_input])
         self._target = Target(target, self._examples)
+        self._scores = ClassScores()
 
     def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
         """Run the forward function; see :class:`usu_core.scoring.ModelScore`.
@@ -67,7 +68,8 @@ class ForwardScore:
                 f"forward_func must return a tensor to be scored, got {type(result).__name__}. "
                 "Try a wrapper that selects the tensor."
             )
-        return self._target.select(class_scores(result, output), example)
+        # Captum selects on one device, and a service may answer on another.
+        return self._target.select(self._scores(result.to(images.device), output), example)
 
 
 class Target:

@@ -15,6 +15,7 @@ from usu_captum._layout import is_scaled
 from usu_captum._options import Options
 from usu_captum._score import ForwardScore
 from usu_core import GradientScorer, interpolate
+from usu_core._precision import wide
 from usu_core.scoring import class_scores
 
 
@@ -78,7 +79,7 @@ class SharedPass:
             )
         if gradient is None:
             return None
-        effect = (gradient * guide).detach().sum(1, keepdim=True).abs().float()
+        effect = (wide(gradient) * wide(guide)).detach().sum(1, keepdim=True).abs().float()
         return interpolate(effect, self.inputs.shape[2:], "nearest").squeeze(1)
 
     def _is_fine(self, value: Tensor) -> bool:
@@ -110,11 +111,13 @@ def shared_pass(
 ) -> SharedPass | None:
     """Return a pass to share, or ``None`` where Captum's could not serve both ends.
 
-    That is: Grad-CAM of one image tensor, a module in evaluation mode (scores are made in it), a
+    That is: Grad-CAM of a single input, a module in evaluation mode (scores are made in it), a
     gradient scorer, and a Captum that lets the graph be kept (0.8 and later). A fill that was
     chosen is of the image, and asks for the gradient there.
     """
     scorer = getattr(options.resolved, "scorer", None)
+    if isinstance(inputs, tuple) and len(inputs) == 1:
+        (inputs,) = inputs
     if not isinstance(scorer, GradientScorer) or not isinstance(inputs, Tensor):
         return None
     if isinstance(scorer.fill, Tensor) or scorer.fill != GradientScorer.fill:

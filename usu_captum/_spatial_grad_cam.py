@@ -8,7 +8,7 @@ from captum.log import log_usage
 from torch import Tensor
 from torch.nn import functional
 
-from usu_captum._layout import lay_out, needs_layout
+from usu_captum._layout import is_spatial, lay_out, needs_layout
 from usu_captum._options import Options
 from usu_captum._upsampling import image_of
 from usu_captum._wrapping import innermost, with_innermost
@@ -55,11 +55,14 @@ class SpatialGradCam(captum_attr.LayerGradCam):
     def _weigh(
         self, gradient: Tensor, activation: Tensor, image: Tensor, summation: bool, relu: bool
     ) -> Tensor:
-        slopes, values = (
-            lay_out(part, image, self.forward_func, self.layer, self.options)
-            for part in (gradient, activation)
-        )
-        weights = slopes.mean(tuple(range(2, slopes.dim())), keepdim=True)
+        slopes, values = gradient, activation
+        if is_spatial(activation, image):  # Else as Captum: it may stand beside a map.
+            slopes, values = (
+                lay_out(part, image, self.forward_func, self.layer, self.options)
+                for part in (gradient, activation)
+            )
+        places = tuple(range(2, slopes.dim()))
+        weights = slopes.mean(places, keepdim=True) if places else slopes
         result = weights * values
         if summation:
             result = result.sum(1, keepdim=True)

@@ -7,6 +7,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 
 from usu_captum._attribute import Attribute, Upsample, unlogged
+from usu_captum._frames import FRAMES
 from usu_captum._guided import upsample_guided
 from usu_captum._layer_maps import upsample_layers, without_target
 from usu_captum._models import keeping_gradient_flags
@@ -114,13 +115,14 @@ class Upsampled(Attribution):
             What the wrapped method returns, with fine maps in place of coarse ones; a delta stays.
         """
         method = self.attribution_method
-        if self.options.upsampler is None:
-            return _attribute(method, inputs, **without_target(method, kwargs))
-        upsample = upsampling_of(method)
-        if upsample is None:
-            return _attribute(method, inputs, **kwargs)
-        with keeping_gradient_flags(inputs):
-            return upsample(method, _attribute, inputs, kwargs, self.options)
+        with FRAMES.suspended():  # A patch would upsample what is wrapped before it comes here.
+            if self.options.upsampler is None:
+                return _attribute(method, inputs, **without_target(method, kwargs))
+            upsample = upsampling_of(method)
+            if upsample is None:
+                return _attribute(method, inputs, **kwargs)
+            with keeping_gradient_flags(inputs):
+                return upsample(method, _attribute, inputs, kwargs, self.options)
 
     def attribute_future(self) -> None:
         """Not implemented, as for most of Captum."""

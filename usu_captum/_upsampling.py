@@ -11,6 +11,7 @@ from usu_captum._score import ForwardScore
 from usu_captum._shared_pass import SharedPass, SharedScore
 from usu_core import CellGrid
 from usu_core._operands import check_no_cell_is_empty
+from usu_core._precision import wide
 from usu_core.scoring import ModelScore
 
 
@@ -47,6 +48,7 @@ class Redistribution:
 
     def __call__(self, cells: Tensor, grid: CellGrid | None = None) -> Tensor:
         """Upsample (B, C, *cells) to (B, C, *pixels), after and before what the options say."""
+        cells = wide(cells)  # Half precision holds neither sums of channels nor cells' masses.
         if self._options.reduce == "sum":
             cells = cells.sum(1, keepdim=True)
         grid = grid or self._options.cell_grid
@@ -63,7 +65,7 @@ class Redistribution:
         """Upsample examples whose cells lie differently, each (1, C, *cells)."""
         with evaluating(self._forward_func):
             fine = [
-                self._upsample(self._converted(part, grid), grid, slice(i, i + 1))
+                self._upsample(self._converted(wide(part), grid), grid, slice(i, i + 1))
                 for i, (part, grid) in enumerate(zip(cells, grids, strict=True))
             ]
         return self._expanded(torch.cat(fine))

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, prod
+from math import ceil, isfinite, prod
 
 import torch
 from torch import Tensor
 
 from usu_core._axes import Axis, axis_labels, axis_positions, take
 from usu_core._checks import check_size
+from usu_core._precision import widest
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +87,15 @@ class CellGrid:
                 dimensions. Fractions of a pixel are allowed.
 
         Raises:
-            ValueError: If the ranks differ, the box is empty, or it misses the image.
+            ValueError: If the ranks differ, the box is empty or not finite, or misses the image.
         """
         coarse, fine = check_size("cells", cells), check_size("pixels", pixels)
         _check_same_rank(coarse, fine)
         rank = len(fine)
         if len(box) != 2 * rank:
             raise ValueError(f"box must have {2 * rank} numbers, got {len(box)}.")
+        if not all(isfinite(corner) for corner in box):
+            raise ValueError(f"box must be finite, got {tuple(box)}.")
         axes = []
         for n, size, low, high in zip(coarse, fine, box[:rank], box[rank:], strict=True):
             # Exact arithmetic: a float division would move borders for some size ratios.
@@ -173,8 +176,7 @@ class CellGrid:
         if self.is_dense:
             return self.split(values, 0.0).sum(self.within)
         # Sequential sums of many float32 values drift past the promised conservation.
-        wide = values.double() if values.device.type != "mps" else values.float()
-        flat, index = self._flat(wide)
+        flat, index = self._flat(widest(values))
         total = flat.new_zeros(flat.shape[0], prod(self.cells) + 1).index_add_(1, index, flat)
         return total[:, :-1].reshape(*self._lead(values), *self.cells).to(values.dtype)
 

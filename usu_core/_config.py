@@ -56,6 +56,7 @@ def from_dict(config: dict[str, Any]) -> Any:
 
     Raises:
         ValueError: If a class or field is unknown, or a value does not fit it.
+        TypeError: If a value has the wrong type.
     """
     kind = config.get("type")
     check_choice("type", kind, _CLASSES)
@@ -94,6 +95,7 @@ def from_toml(text: str) -> Upsampler:
 
     Raises:
         ValueError: If the text is not TOML, or does not describe an upsampler.
+        TypeError: If a value has the wrong type.
 
     Example:
         >>> from_toml('type = "USU"\ntemperature = 0.3').temperature

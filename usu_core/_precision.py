@@ -11,6 +11,11 @@ def wide(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def widest(values: Tensor) -> Tensor:
+    """Return values in double precision, or in single where the device has no double."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
 def exact(values: Tensor) -> AbstractContextManager[object]:
     """Keep autocast from rounding products of matrices on the device of ``values``."""
     kind = values.device.type

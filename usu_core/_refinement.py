@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from usu_core._checks import check_choice, check_finite, check_positive
+from usu_core._precision import exact
 from usu_core._ranks import doubled_ranks
 from usu_core.scoring import ModelScore, Scorer
 from usu_core.segments import segment_counts, segment_expand, segment_max
@@ -126,7 +127,8 @@ def heterogeneity(scores: Tensor, kernel: str = "range", padding: str = "edge") 
     if rank != 2:
         raise ValueError(f"kernel 'diagonal' needs two spatial dimensions, got {rank}.")
     weight = scores.new_tensor([[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, -1.0]])
-    return F.conv2d(padded, weight.view(1, 1, 3, 3)).squeeze(1).abs()
+    with exact(scores):
+        return F.conv2d(padded, weight.view(1, 1, 3, 3)).squeeze(1).abs()
 
 
 def score_levels(

@@ -1,8 +1,13 @@
 """Where a transformer's tokens lie in the image: read from the model, never guessed."""
 
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._BatchNorm)
+"""Layers that leave no doubt where their channels are."""
 
 
 class TokenGrid(NamedTuple):
@@ -80,3 +85,35 @@ def patch_grid(model: Any, image: Tensor | None) -> tuple[int, int] | None:
     if image is not None and hasattr(embedding, "dynamic_feat_size"):
         size = embedding.dynamic_feat_size(tuple(image.shape[-2:]))
     return None if size is None else (int(size[0]), int(size[1]))
+
+
+def norm_channels(modules: Iterable[nn.Module]) -> frozenset[int]:
+    """Return the numbers of channels that the layer norms among modules are made for.
+
+    Models without any are convolutional, and keep channels first.
+
+    Example:
+        >>> norm_channels(nn.Sequential(nn.LayerNorm(8), nn.LayerNorm([4, 2, 2])).modules())
+        frozenset({8})
+    """
+    shapes: list[Any] = [getattr(module, "normalized_shape", ()) for module in modules]
+    return frozenset(int(shape[0]) for shape in shapes if len(shape) == 1)
+
+
+def has_proportions(size: Sequence[int], pixels: Sequence[int], strict: bool = False) -> bool:
+    """Whether a map of some size may be an image's, at about the same stride along every axis.
+
+    Convolutions without padding lose borders at any stride, so strides may differ by half. A
+    strict look allows for a cell more or less along each axis, as rounding has it.
+
+    Example:
+        >>> has_proportions((7, 7), (224, 200), strict=True), has_proportions((56, 96), (224, 224))
+        (True, False)
+    """
+    both = list(zip(size, pixels, strict=True))
+    if any(s > p for s, p in both):
+        return False
+    if strict:
+        fewest = max(p / (s + 1) for s, p in both)
+        return fewest <= min(p / (s - 1) if s > 1 else math.inf for s, p in both)
+    return max(p / s for s, p in both) < 1.5 * min(p / s for s, p in both)

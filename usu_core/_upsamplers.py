@@ -11,6 +11,7 @@ from torch import Tensor
 from usu_core._cells import CellGrid
 from usu_core._checks import check_choice, check_float_tensor
 from usu_core._interpolation import MODES, interpolate
+from usu_core._precision import widest
 from usu_core._refinement import ScoreMap
 from usu_core._version import __version__
 from usu_core.scoring import ModelScore, ScoreFunction
@@ -49,7 +50,9 @@ class Upsampler(ABC):
 
         fine = upsampler(cells, image=image, score=score)
 
-    Subclasses implement :meth:`_redistribute`, and :meth:`_score_map` if they are guided.
+    Subclasses implement :meth:`_redistribute`. Those that are guided implement
+    :meth:`_find_scores`, and ``score_map(image, score)``, by which the adapters score once for
+    several maps.
     """
 
     @overload
@@ -199,9 +202,9 @@ def _pixels(
 
 def _mass_error(fine: Tensor, cells: Tensor, grid: CellGrid, is_total: bool) -> Tensor:
     """Largest deviation of a cell's mass, relative to the largest cell mass of the example."""
-    mass = cells.double() if is_total else cells.double() * grid.sizes(cells.device)
-    error = (grid.sum(fine.double()) - mass).abs().flatten(1).amax(1)
-    return error / mass.abs().flatten(1).amax(1).clamp(min=torch.finfo(torch.float64).tiny)
+    mass = widest(cells) if is_total else widest(cells) * grid.sizes(cells.device)
+    error = (grid.sum(widest(fine)) - mass).abs().flatten(1).amax(1)
+    return error / mass.abs().flatten(1).amax(1).clamp(min=torch.finfo(mass.dtype).tiny)
 
 
 def _to_dict(upsampler: Upsampler) -> dict[str, Any]:

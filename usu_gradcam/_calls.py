@@ -25,7 +25,7 @@ def guarded(
         ValueError: If targets do not fit the output.
     """
     cam.outputs = None
-    with untouched(cam.model, cam.target_layers):
+    with untouched(cam.model, cam.target_layers, images):
         try:
             return library(images, targets, eigen_smooth)
         except (IndexError, AttributeError, TypeError, RuntimeError) as error:
@@ -34,8 +34,12 @@ def guarded(
                 raise
             raise clearer from error
         finally:
-            # The library keeps the graph, and with it every activation, until the next call.
             cam.outputs = detached(cam.outputs)
-            recorded = cam.activations_and_grads
-            recorded.activations = [detached(one) for one in recorded.activations]
-            recorded.gradients = [detached(one) for one in recorded.gradients]
+            drop_graph(cam)
+
+
+def drop_graph(cam: Any) -> None:
+    """Detach what a CAM recorded: the library keeps every activation until the next call."""
+    recorded = cam.activations_and_grads
+    recorded.activations = [detached(one) for one in recorded.activations]
+    recorded.gradients = [detached(one) for one in recorded.gradients]

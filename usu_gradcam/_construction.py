@@ -61,14 +61,17 @@ class Construction:
             ValueError: If there are none.
         """
         name = self._name(1)
-        layers = self.bound.arguments[name]
-        if isinstance(layers, nn.Module) and not hasattr(layers, "__iter__"):
-            raise TypeError(
-                f"{name} must be a list of modules, got a {type(layers).__name__}. Try "
-                f"{name}=[layer]."
-            )
-        if len(layers) == 0 and not may_be_empty:
-            raise ValueError(f"{name} must name at least one layer, got none.")
+        check_layers(name, self.bound.arguments[name], may_be_empty)
 
     def _name(self, index: int) -> str:
         return list(self.bound.signature.parameters)[index]
+
+
+def check_layers(name: str, layers: Any, may_be_empty: bool = False) -> None:
+    """Raise unless layers are a list, and one that names a layer if it has to."""
+    if isinstance(layers, nn.Module) and not hasattr(layers, "__iter__"):
+        raise TypeError(
+            f"{name} must be a list of modules, got a {type(layers).__name__}. Try {name}=[layer]."
+        )
+    if len(layers) == 0 and not may_be_empty:
+        raise ValueError(f"{name} must name at least one layer, got none.")

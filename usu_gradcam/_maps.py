@@ -10,6 +10,7 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from torch import Tensor, nn
 
 from usu_core import Interpolation
+from usu_core._tokens import CHANNELS_FIRST, has_proportions, norm_channels
 from usu_gradcam import _fullgrad
 from usu_gradcam._arrays import Array, as_array
 from usu_gradcam._context import collected, collecting, shared_scores, suspended
@@ -31,7 +32,7 @@ def compute_cam_per_layer(
     """
     full = isinstance(cam, FullGrad)
     coarse = _fullgrad.coarse_maps(cam, images) if full else _coarse_maps(
-        cam, images, targets, eigen_smooth
+        cam, images, targets, eigen_smooth, covers_image=options.box is None
     )  # fmt: skip
     waiting = collected()
     if waiting is not None:
@@ -70,7 +71,8 @@ def forward_augmentation_smoothing(
     Redistribution is linear in the coarse map where its weights are the same, so this equals the
     mean of one redistribution per augmentation, for one scoring instead of six.
     """
-    images = images.to(cam.device)
+    # A leaf of its own: the caller's gradient is not to be filled through the augmentations.
+    images = images.detach().to(cam.device).requires_grad_(images.requires_grad)
     if targets is None:
         targets = _predict(cam, images)
     sums: list[Array] = []
@@ -171,7 +173,7 @@ def _fine_maps(
 
 
 def _coarse_maps(
-    cam: Any, images: Tensor, targets: Sequence[Any], eigen_smooth: bool
+    cam: Any, images: Tensor, targets: Sequence[Any], eigen_smooth: bool, covers_image: bool
 ) -> list[Array]:
     """Return the raw signed map (B, 1, *cells) of each layer."""
     recorded = cam.activations_and_grads
@@ -184,6 +186,8 @@ def _coarse_maps(
         layer_activations = activations[i] if i < len(activations) else None
         layer_gradients = gradients[i] if i < len(gradients) else None
         _check_recorded(cam, i, layer_activations, layer_gradients, images.dim())
+        if covers_image and cam.reshape_transform is None and layer_activations is not None:
+            _check_channels_first(cam, i, layer_activations.shape, images.shape)
         one = cam.get_cam_image(
             images, layer, targets, layer_activations, layer_gradients, eigen_smooth
         )
@@ -217,6 +221,30 @@ def _check_recorded(cam: Any, index: int, activations: Any, gradients: Any, rank
             "whose patch tokens have no gradient. Try the norm1 (timm) or ln_1 (torchvision) of "
             "the last block."
         )
+
+
+def _check_channels_first(
+    cam: Any, index: int, shape: Sequence[int], images: Sequence[int]
+) -> None:
+    """Raise if a layer (B, C, *cells) of a transformer looks like (B, *cells, C), or like no map.
+
+    Convolutions keep channels first, and models without layer norms have nothing else.
+    """
+    layer, pixels = cam.target_layers[index], images[2:]
+    channels = norm_channels(cam.model.modules())
+    if isinstance(layer, CHANNELS_FIRST) or len(shape) != len(images) or not channels:
+        return
+    says_last = shape[-1] in channels and shape[1] not in channels
+    is_last = says_last and has_proportions(shape[1:-1], pixels, strict=True)
+    is_first = any(has_proportions(shape[2:], pixels, strict) for strict in (True, False))
+    if is_first and not is_last:
+        return
+    raise ValueError(
+        f"target_layers[{index}] ({type(layer).__name__}) must give a map (images, channels, "
+        f"*cells) of the images' proportions, got shape {tuple(shape)} for images of shape "
+        f"{tuple(images)}. Try reshape_transform=lambda maps: maps.movedim(-1, 1) if its channels "
+        "are last, lambda maps: maps if they are not, or another layer."
+    )
 
 
 def _predict(cam: Any, images: Tensor) -> list[Any]:

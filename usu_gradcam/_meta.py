@@ -1,7 +1,9 @@
 """Methods on top of a CAM class: FinerCAM, RefineCAM and SESS, each from what is installed."""
 
 import inspect
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from usu_core import AnyUpsampler
 from usu_gradcam._arrays import Array
+from usu_gradcam._calls import drop_graph
+from usu_gradcam._construction import check_layers
 from usu_gradcam._context import sharing_scores
 from usu_gradcam._guard import release, untouched
 from usu_gradcam._options import Options, Scaling
@@ -71,6 +75,12 @@ class RedistributedMeta:
         if base_method is None:
             theirs: Any = super().__init__
             base_method = inspect.signature(theirs).parameters["base_method"].default
+        check_layers("target_layers", target_layers)
+        if "score_fn" in kwargs and isinstance(self, getattr(pytorch_grad_cam, "SESS", ())):
+            raise TypeError(
+                "score_fn must not be given to SESS, which weighs its crops by their targets. Try "
+                "a module that returns (images, classes)."
+            )
         options: dict[str, Any] = {"upsampler": chosen, "scaling": scaling, "raw": raw, "box": box}
         base = base_method
         if isinstance(base_method, type) and issubclass(base_method, BaseCAM):
@@ -100,12 +110,25 @@ class RedistributedMeta:
         inner = [getattr(cam, "base_cam", cam) for cam in self._cams]
         model = inner[0].model
         layers = [layer for cam in inner for layer in getattr(cam, "target_layers", ())]
-        with untouched(model, layers), sharing_scores():
+        # Moved once: every layer's CAM would make a copy of its own, and score it.
+        images = input_tensor.to(inner[0].device)
+        sharing = sharing_scores() if hasattr(self, "base_cam_per_layer") else nullcontext()
+        last: deque[Any] = deque(maxlen=1)
+        with untouched(model, layers, images), sharing:
+            handle = model.register_forward_hook(lambda module, given, out: last.append(out))
             try:
-                result: Array = theirs.forward(input_tensor, targets, *args, **kwargs)
-            except IndexError as error:
-                clearer = explain_failure(error, targets, None, len(input_tensor))
-                raise clearer or error from error
+                result: Array = theirs.forward(images, targets, *args, **kwargs)
+            except (LookupError, AttributeError, TypeError, RuntimeError) as error:
+                outputs = last[0] if last else None
+                clearer = explain_failure(error, targets, outputs, len(images))
+                if clearer is None:
+                    raise
+                raise clearer from error
+            finally:
+                handle.remove()
+                for cam in inner:
+                    if hasattr(cam, "activations_and_grads"):
+                        drop_graph(cam)
         if self.redistribution.follows_library or self._keeps_mass:
             return result
         # What the library ends with is a min-max, which a single peak would dominate.

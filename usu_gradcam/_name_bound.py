@@ -5,7 +5,7 @@ call and for maps that belong to it; anywhere else they are the original.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from types import ModuleType
 from typing import Any
@@ -81,11 +81,56 @@ def _redistribute(frame: Frame, maps: Array) -> Array:
         return options.scale(fine.reshape(-1, *fine.shape[2:])).reshape(fine.shape)
 
 
-def rebind(old: Any, new: Any) -> None:
-    """Replace a function by identity in every module that holds it, but in our own."""
-    for name, module in list(sys.modules.items()):
-        if not isinstance(module, ModuleType) or name.split(".")[0] == "usu_gradcam":
-            continue
-        for key, value in list(vars(module).items()):
-            if value is old:
+class Copies:
+    """The copies of functions in every module but our own, replaced by identity and put back.
+
+    One look at all modules replaces them. Back again, it takes a look at those only that are new or
+    have gained or lost names: modules imported meanwhile have bound the replacements.
+    """
+
+    def __init__(self) -> None:
+        self._replaced: dict[int, tuple[Any, Any]] = {}
+        self._places: list[tuple[ModuleType, str, Any, Any]] = []
+        self._seen: list[ModuleType] = []
+        # Plain numbers: thousands of tuples would set off Python's garbage collection.
+        self._sizes: dict[int, int] = {}
+
+    def replace(self, functions: Sequence[tuple[Any, Any]]) -> None:
+        """Put the second of each pair in the place of the first, everywhere."""
+        for old, new in functions:
+            self._replaced[id(new)] = (new, old)
+        wanted = {id(old): (old, new) for old, new in functions}
+        self._seen = _modules()
+        for module in self._seen:
+            self._sizes[id(module)] = len(vars(module))
+            for key, (old, new) in _found(module, wanted):
+                self._places.append((module, key, old, new))
                 setattr(module, key, new)
+
+    def restore(self) -> None:
+        """Put all of them back."""
+        for module, key, old, new in self._places:
+            if vars(module).get(key) is new:
+                setattr(module, key, old)
+        for module in _modules():
+            if len(vars(module)) != self._sizes.get(id(module)):
+                for key, (_, old) in _found(module, self._replaced):
+                    setattr(module, key, old)
+        for kept in (self._replaced, self._places, self._seen, self._sizes):
+            kept.clear()
+
+
+def _modules() -> list[ModuleType]:
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if isinstance(module, ModuleType) and name.split(".")[0] != "usu_gradcam"
+    ]
+
+
+def _found(
+    module: ModuleType, wanted: dict[int, tuple[Any, Any]]
+) -> list[tuple[str, tuple[Any, Any]]]:
+    """Return the names under which a module holds any of the wanted, known by their address."""
+    held = vars(module).copy()
+    return [(key, wanted[id(value)]) for key, value in held.items() if id(value) in wanted]

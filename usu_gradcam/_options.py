@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,8 @@ class Options:
                 raise TypeError(
                     f"box must hold Python numbers, got {corner!r}. Try [float(c) for c in box]."
                 )
+            if not isfinite(corner):
+                raise ValueError(f"box must be finite, got {tuple(box or ())}.")
         return cls(resolve(upsampler), scaling, raw, None if box is None else tuple(box))
 
     @property
@@ -96,9 +99,9 @@ class Options:
         """Whether the library's own resizing gives what was asked for.
 
         In three dimensions it fits cubic splines, which overshoot, so there ``"bilinear"`` is not
-        the library's.
+        the library's. Nor does it know boxes.
         """
-        if not self.follows_library:
+        if not self.follows_library or self.box is not None:
             return False
         return self.upsampler is None or (rank == 2 and self.upsampler == Interpolation("bilinear"))
 

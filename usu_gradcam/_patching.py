@@ -14,12 +14,12 @@ from pytorch_grad_cam.utils import image as library_image
 
 from usu_core import AnyUpsampler
 from usu_gradcam._context import ACTIVE
-from usu_gradcam._name_bound import make_scale_accross, make_scale_cam_image, rebind
+from usu_gradcam._name_bound import Copies, make_scale_accross, make_scale_cam_image
 from usu_gradcam._options import Options, Scaling
 from usu_gradcam._wrappers import places
 
 _replaced: list[tuple[Any, str, Any, Any]] = []
-_helpers: list[tuple[Any, Any]] = []
+_helpers = Copies()
 
 
 def patch(
@@ -106,33 +106,26 @@ def _install() -> None:
             wrapper._usu_gradcam = True
             _replaced.append((owner, name, original, wrapper))
             setattr(owner, name, wrapper)
-        for name, make in (
-            ("scale_cam_image", make_scale_cam_image),
-            ("scale_accross_batch_and_channels", make_scale_accross),
-        ):
-            original = getattr(library_image, name)
-            wrapper = make(original)
-            _helpers.append((original, wrapper))
-            rebind(original, wrapper)
+        one, several = library_image.scale_cam_image, library_image.scale_accross_batch_and_channels
+        _helpers.replace([(one, make_scale_cam_image(one)), (several, make_scale_accross(several))])
     except BaseException:
         _uninstall()
         raise
 
 
 def _uninstall() -> None:
+    left = []
     while _replaced:
         owner, name, original, wrapper = _replaced.pop()
         if owner.__dict__.get(name) is wrapper:
             setattr(owner, name, original)
         elif owner.__dict__.get(name) is not original:
             # Ours does nothing any more without an active patch, so it may stay below.
-            warnings.warn(
-                f"{owner.__name__}.{name} was replaced by other code while patched, and is "
-                "left as it is.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-    while _helpers:
-        original, wrapper = _helpers.pop()
-        # Modules imported meanwhile have bound the wrapper.
-        rebind(wrapper, original)
+            left.append(f"{owner.__name__}.{name}")
+    _helpers.restore()
+    for place in left:  # After all is restored: a warning may be an error.
+        warnings.warn(
+            f"{place} was replaced by other code while patched, and is left as it is.",
+            RuntimeWarning,
+            stacklevel=4,
+        )

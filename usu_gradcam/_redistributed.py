@@ -64,6 +64,13 @@ class Redistributed(BaseCAM):
         **kwargs: Any,
     ) -> None:
         self.redistribution = Options.make(upsampler, scaling, raw, box)
+        self._has_own_way = _has_own_way(type(self))
+        if self._has_own_way and not self.redistribution.resizes_like_library(2):
+            raise ValueError(
+                f"upsampler must be None or 'bilinear' and no more for {type(self).__name__}, "
+                f"which makes fine maps in its own way, got {self.redistribution}. Try "
+                "usu_gradcam.patched() around the class itself."
+            )
         given = Construction.bind(super().__init__, args, kwargs)
         model, adapted = given.model, adapt(given.model, score_fn)
         given.check_layers(may_be_empty=isinstance(self, FullGrad))
@@ -127,7 +134,8 @@ class Redistributed(BaseCAM):
         self, input_tensor: Tensor, targets: list[Any], eigen_smooth: bool
     ) -> list[Array]:
         """Return one fine map (B, 1, *pixels) per layer."""
-        if self.redistribution.upsampler is None and not isinstance(self.model, ScoredModel):
+        plain = self.redistribution.upsampler is None and not isinstance(self.model, ScoredModel)
+        if plain or self._has_own_way:
             result: list[Array] = super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
             return result
         with evaluating(self.model):  # a meta-method of the library may call this directly
@@ -146,9 +154,8 @@ class Redistributed(BaseCAM):
     ) -> Array:
         """Explain a batch of images with augmentation; see :meth:`__call__`."""
         if self.redistribution.follows_library:
-            result: Array = super().forward_augmentation_smoothing(
-                input_tensor, targets, eigen_smooth
-            )
+            own = input_tensor.detach().requires_grad_(input_tensor.requires_grad)
+            result: Array = super().forward_augmentation_smoothing(own, targets, eigen_smooth)
             return result
         return _maps.forward_augmentation_smoothing(
             self, self.redistribution, input_tensor, targets, eigen_smooth
@@ -165,3 +172,11 @@ class Redistributed(BaseCAM):
         # A constructor that raised leaves nothing to release.
         if hasattr(self, "activations_and_grads"):
             release(self.activations_and_grads)
+
+
+def _has_own_way(kind: type) -> bool:
+    """Whether a class of another package replaces what the library makes fine maps by."""
+    names = ("compute_cam_per_layer", "aggregate_multi_layers", "forward_augmentation_smoothing")
+    theirs = [base for base in kind.__mro__ if not issubclass(base, Redistributed)]
+    makers = [next(base for base in theirs if name in vars(base)) for name in names]
+    return any(not maker.__module__.startswith("pytorch_grad_cam.") for maker in makers)

@@ -27,8 +27,10 @@ def redistributing(method: type[Any]) -> Any:
     """Return the subclass of a CAM class that redistributes: for CAMs of other packages.
 
     Args:
-        method: A subclass of the library's ``BaseCAM``. Subclasses that override
-            ``compute_cam_per_layer`` are redistributed under :func:`patched` only.
+        method: A subclass of the library's ``BaseCAM``. Those that override how it makes fine maps
+            (``compute_cam_per_layer``, ``aggregate_multi_layers``,
+            ``forward_augmentation_smoothing``) are redistributed under :func:`patched` only: here
+            they take ``None`` and ``"bilinear"``, and give their own maps.
 
     Returns:
         A class of the same name with the options of :class:`Redistributed`; ``method`` itself if

@@ -8,7 +8,7 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
-from usu_core.scoring import class_scores
+from usu_core.scoring._model import ClassScores
 
 Target = Callable[[Any], Any]
 """From the model's output for one image to a number."""
@@ -35,6 +35,7 @@ class TargetScore:
         self._model = model
         self._targets = list(targets)
         self._categories = _categories(self._targets)
+        self._scores = ClassScores()
 
     def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
         """Run the model; see :class:`usu_core.scoring.ModelScore`.
@@ -51,7 +52,7 @@ class TargetScore:
             if bool((chosen >= classes).any()) or bool((chosen < -classes).any()):
                 raise ValueError(_out_of_range(self._targets, outputs, None))
             column = (chosen % classes)[:, None]
-            return class_scores(outputs, output).gather(1, column)[:, 0]
+            return self._scores(outputs, output).gather(1, column)[:, 0]
         values = []
         for i, one in zip(example.tolist(), outputs, strict=True):
             value = self._targets[i](one)
@@ -60,14 +61,16 @@ class TargetScore:
 
 
 def check_targets(targets: Any, images: Tensor) -> None:
-    """Raise unless there is one callable target per image, or none at all.
+    """Raise unless there are images, with one callable target for each or no targets at all.
 
     The library zips targets with images, so that images without a target get an all-zero map.
 
     Raises:
         TypeError: If ``targets`` is not a list of callables.
-        ValueError: If there are more or fewer targets than images.
+        ValueError: If there are more or fewer targets than images, or no images.
     """
+    if len(images) == 0:
+        raise ValueError("input_tensor must hold at least one image, got none.")
     if targets is None:
         return
     if not isinstance(targets, list | tuple):
@@ -131,6 +134,13 @@ def explain_failure(
             return clearer
     if isinstance(error, IndexError) and not (targets and _fit(targets, outputs)):
         return ValueError(_out_of_range(targets or (), outputs, error))
+    given = error.obj if isinstance(error, AttributeError) else None
+    # A recorder, or a reshape transform, asks this of what a layer gives.
+    if isinstance(given, tuple | list | dict) and str(error).endswith(("'cpu'", "'dim'")):
+        return ValueError(
+            f"target_layers must give one tensor each, got a {type(given).__name__}. Try a layer "
+            "inside it."
+        )
     if "does not require grad" in str(error):
         return ValueError(
             "input_tensor must be differentiable through the model, got an output without a "

@@ -112,10 +112,12 @@ def _factorize(original: Wrapper) -> Wrapper:
 
 def _refine(original: Wrapper) -> Wrapper:
     @wraps(original)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Any, input_tensor: Any, *args: Any, **kwargs: Any) -> Any:
         if in_force(self) is None:
-            return original(self, *args, **kwargs)
+            return original(self, input_tensor, *args, **kwargs)
+        # Moved once: every layer's CAM would make a copy of its own, and score it.
+        images = input_tensor.to(self.base_cam_per_layer[0].device)
         with sharing_scores():
-            return original(self, *args, **kwargs)
+            return original(self, images, *args, **kwargs)
 
     return forward

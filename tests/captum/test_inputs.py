@@ -282,6 +282,8 @@ def test_options_are_checked_before_the_model_runs(net: Any) -> None:
         method.attribute(images, target=1, upsampler="usu", grid=(4, 4))
     with pytest.raises(TypeError, match="upsampler must be a name or an object"):
         method.attribute(images, target=1, upsampler=USU)
+    with pytest.raises(TypeError, match="image_input must be an integer, got str"):
+        method.attribute(images, target=1, upsampler="usu", image_input="a")
 
 
 def test_a_content_box_says_where_cells_lie(net: Any, guided: Any) -> None:
@@ -353,3 +355,25 @@ def test_guided_grad_cam_of_several_inputs(net: Any) -> None:
     first, second = method.attribute((table, images), target=1, upsampler="nearest")
     assert first.numel() == 0
     assert second.shape == images.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("upsampler", ["nearest", "guided"])
+def test_half_precision_holds_neither_masses_nor_sums(
+    upsampler: str, dtype: torch.dtype, guided: Any
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 6, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    nn.init.constant_(model[0].bias, 2000.0)
+    model, images = model.to(dtype), torch.rand(1, 3, 36, 30).to(dtype)
+    exact = model[0](images).double().sum(1, keepdim=True)  # 128,000, where float16 ends at 65,504.
+    activation = LayerActivation(model, model[0])
+    chosen = guided if upsampler == "guided" else upsampler
+    fine = activation.attribute(images, target=1, upsampler=chosen, convention="total").double()
+    sums = CellGrid.even((6, 5), (36, 30)).sum(fine)
+    torch.testing.assert_close(sums, exact, rtol=5e-7, atol=0)
+
+
+def test_a_service_may_answer_on_another_device() -> None:
+    score = ForwardScore(lambda images: torch.ones(len(images), 2), 1)
+    values = score.evaluate(torch.empty(3, 1, 4, 4, device="meta"), torch.arange(3), "logit")
+    assert values.device.type == "meta"

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -313,3 +314,26 @@ def test_a_block_that_is_left_in_another_thread_restores_the_classes() -> None:
     assert captum_attr.LayerGradCam.__dict__["attribute"] is not original
     block.__exit__(None, None, None)
     assert captum_attr.LayerGradCam.__dict__["attribute"] is original
+
+
+def test_what_is_wrapped_is_not_upsampled_by_a_patch_too(case: Any, guided: Any) -> None:
+    """LayerLRP has no way in past its usage log, so the wrapper runs the patched method."""
+    it = case("LayerLRP")
+    wrapped = [usu_captum.Upsampled(it.captum, up, reduce=None) for up in (guided, None)]
+    plain = [one.attribute(it.images, **it.arguments) for one in wrapped]
+    with patched("nearest"):
+        found = [one.attribute(it.images, **it.arguments) for one in wrapped]
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+
+
+def test_a_warning_that_is_an_error_does_not_stop_the_restoring() -> None:
+    before = descriptors()
+    tunnel = NoiseTunnel.__dict__["attribute"]
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(RuntimeWarning, match="was replaced while patched"),
+        patched("nearest"),
+    ):
+        NoiseTunnel.attribute = lambda *args: None
+    NoiseTunnel.attribute = tunnel
+    assert_restored(before)

@@ -173,3 +173,9 @@ def test_what_is_an_image_at_a_stride(side: int, scaled: bool) -> None:
     """Unpadded convolutions lose a cell or two; 49 and 42 are tokens on either side."""
     assert is_scaled((side, side), (224, 224)) is scaled
     assert is_scaled((side, 224), (224, 224)) is scaled
+
+
+def test_one_image_in_a_tuple_is_that_image(model: Counted, images: Tensor) -> None:
+    method = LayerGradCam(model, model.coarse)
+    plain = method.attribute(images, target=1, upsampler="usu-fast")
+    assert torch.equal(method.attribute((images,), target=1, upsampler="usu-fast"), plain)

@@ -13,6 +13,7 @@ from torch import nn
 
 from usu_captum import LayerGradCam, Upsampled
 from usu_captum._methods import WITH_UPSAMPLER
+from usu_captum._models import evaluating
 
 
 def snapshot(model: nn.Module, images: torch.Tensor) -> dict[str, Any]:
@@ -182,3 +183,16 @@ def test_hooks_are_gone_while_scoring(net: Any, hooks: Any, guided: Any) -> None
     )
     assert max(counts[:1]) > 0
     assert not any(counts[1:])
+
+
+def test_blocks_that_overlap_restore_the_mode_when_the_last_ends(net: Any) -> None:
+    """As they do in two threads: the second would save the first one's evaluation mode."""
+    net.train()
+    net.norm.eval()
+    first, second = evaluating(net), evaluating(net.forward)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(module.training for module in net.modules())
+    second.__exit__(None, None, None)
+    assert all(module.training is (module is not net.norm) for module in net.modules())

@@ -19,6 +19,7 @@ from usu_captum import (
     default_layer,
     token_grid,
 )
+from usu_core import CellGrid
 
 TINY: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 3}
 
@@ -314,3 +315,103 @@ def test_zeros_have_the_channels_of_the_first_convolution() -> None:
     assert default_layer(narrow, torch.zeros(1, 1, 28, 28))[0] == "0"
     with pytest.raises(TypeError, match="model must be a module, got function"):
         default_layer(lambda images: narrow(images))
+
+
+class Layers(nn.Module):
+    """A stem, one layer that may be anything, and a head that reads all places alike."""
+
+    def __init__(self, stem: nn.Module, layer: nn.Module, is_last: bool) -> None:
+        super().__init__()
+        self.stem, self.layer, self.head = stem, layer, nn.LazyLinear(3)
+        self.is_last = is_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.stem(images)
+        maps = self.layer(maps.movedim(1, -1) if self.is_last else maps)
+        maps = maps.movedim(-1, 1) if self.is_last else maps
+        return self.head(maps.sin().flatten(2).mean(2))
+
+
+def block(channels: int) -> nn.Module:
+    return nn.Sequential(nn.LayerNorm(channels), nn.GELU())
+
+
+LAYOUTS = [
+    pytest.param(nn.LayerNorm([20, 8, 12]), False, 2, id="norm-of-whole-maps"),
+    pytest.param(timm.layers.LayerNorm2dFp32(20), False, 2, id="timm-2d-fp32"),
+    pytest.param(timm.layers.LayerNormAct2dFp32(20), False, 2, id="timm-2d-act-fp32"),
+    pytest.param(nn.Linear(12, 12), False, 2, id="linear-over-the-width"),
+    pytest.param(nn.LayerNorm(20), True, 2, id="norm-of-channels"),
+    pytest.param(nn.Linear(20, 20), True, 2, id="linear-of-channels"),
+    pytest.param(block(20), True, 2, id="block"),
+    pytest.param(nn.LayerNorm(20), True, 1, id="norm-of-signals"),
+    pytest.param(block(20), True, 1, id="block-of-signals"),
+    pytest.param(nn.LayerNorm(20), True, 3, id="norm-of-volumes"),
+    pytest.param(nn.ReLU(), False, 3, id="volumes"),
+]
+
+
+@pytest.mark.parametrize(("layer", "is_last", "rank"), LAYOUTS)
+def test_a_layout_is_that_of_the_map_and_not_of_the_type(
+    layer: nn.Module, is_last: bool, rank: int
+) -> None:
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[rank - 1]
+    images = torch.rand(2, 3, *((96,), (64, 96), (16, 16, 24))[rank - 1])
+    model = Layers(conv(3, 20, 8, 8), layer, is_last)
+    model(images)
+    output, gradient = layer_output(model.eval(), layer, images, 1)
+    if is_last:
+        output, gradient = output.movedim(-1, 1), gradient.movedim(-1, 1)
+    coarse = (output * gradient).sum(1, keepdim=True)
+    expected = nn.functional.interpolate(coarse, images.shape[2:])
+    product = LayerGradientXActivation(model, layer)
+    assert_close_to(product.attribute(images, target=1, upsampler="nearest"), expected)
+    weights = gradient.mean(tuple(range(2, rank + 2)), keepdim=True)
+    expected = nn.functional.interpolate((weights * output).sum(1, True), images.shape[2:])
+    grad_cam = LayerGradCam(model, layer)
+    assert_close_to(grad_cam.attribute(images, target=1, upsampler="nearest"), expected)
+
+
+def test_a_permutation_says_where_it_puts_channels() -> None:
+    model, images = torchvision_swin(), torch.rand(1, 3, 64, 96)
+    activation = LayerActivation(model, model.features[0][1])  # To (B, h, w, C).
+    fine = activation.attribute(images, target=1, upsampler="nearest")
+    proj = model.features[0][0](images).sum(1, keepdim=True)
+    torch.testing.assert_close(cells_of(fine, 16, 24), proj, atol=1e-5, rtol=1e-4)
+
+
+def test_windows_are_no_map() -> None:
+    """Four windows of 4 by 6 tokens have as many dimensions as a map."""
+
+    class Windows(nn.Module):
+        def forward(self, maps: Tensor) -> Tensor:
+            rows = maps.unflatten(2, (2, 4)).unflatten(4, (2, 6))
+            return rows.permute(0, 2, 4, 3, 5, 1).flatten(1, 2).flatten(2, 3)
+
+    norm = nn.LayerNorm(6)
+    model = Layers(nn.Sequential(nn.Conv2d(3, 6, 8, 8), Windows()), norm, False)
+    model(torch.rand(1, 3, 64, 96))
+    with pytest.raises(ValueError, match=r"one spatial map .* got shape \(1, 4, 24, 6\)"):
+        LayerGradientXActivation(model.eval(), norm).attribute(
+            torch.rand(1, 3, 64, 96), target=1, upsampler="nearest"
+        )
+
+
+def test_convolutions_stride_as_they_like() -> None:
+    """As text recognisers do, which keep the width and give up the height."""
+    stem = nn.Sequential(nn.Conv2d(3, 6, (16, 4), (16, 4)), nn.ReLU())
+    model, images = Layers(stem, nn.Identity(), False), torch.rand(1, 3, 32, 96)
+    model(images)
+    plain = captum_attr.LayerActivation(model, stem[1]).attribute(images).sum(1, keepdim=True)
+    fine = LayerActivation(model, stem[1]).attribute(images, target=1, upsampler="nearest")
+    assert torch.equal(cells_of(fine, 2, 24), plain)
+    # Beside layer norms that could be windows, and is said to be cells.
+    normal = Layers(stem, nn.Sequential(nn.Identity(), timm.layers.LayerNorm2d(6)), False)
+    normal(images)
+    activation = LayerActivation(normal, stem[1])
+    with pytest.raises(ValueError, match=r"one spatial map .*CellGrid\.even"):
+        activation.attribute(images, target=1, upsampler="nearest")
+    told = activation.attribute(
+        images, target=1, upsampler="nearest", grid=CellGrid.even((2, 24), (32, 96))
+    )
+    assert torch.equal(told, fine)

@@ -113,6 +113,8 @@ def test_a_float_division_would_move_this_border() -> None:
         ((0, 4, 4, 9), "non-empty and overlap"),
         ((-3, 0, 0, 4), "non-empty and overlap"),
         ((3, 0, 1, 4), "non-empty and overlap"),
+        ((0, 0, float("nan"), 4), r"box must be finite, got \(0, 0, nan, 4\)"),
+        ((0, 0, 4, float("inf")), "box must be finite"),
     ],
 )
 def test_boxes_that_miss_the_image_are_refused(box: tuple[float, ...], message: str) -> None:

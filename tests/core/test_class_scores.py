@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from usu_core.scoring import class_scores, fill_images, gaussian_blur, model_score
+from usu_core.scoring._model import ClassScores, CountedScore
 
 
 @given(st.integers(0, 99), st.floats(0.1, 30.0))
@@ -118,3 +119,21 @@ def test_fills(rand: Any) -> None:
         fill_images(images, torch.zeros(4))
     with pytest.raises(ValueError, match=r"fill must be one of blur, mean, zero, got 'black'"):
         fill_images(images, "black")
+
+
+def test_a_model_gives_probabilities_or_not_once_and_for_all() -> None:
+    """Labels that do not compete may add up to one in one batch, and not in another."""
+    labels = torch.tensor([[0.25, 0.75], [0.25, 0.25]])
+    scores = ClassScores()
+    torch.testing.assert_close(scores(labels), labels.softmax(1))
+    torch.testing.assert_close(scores(labels[:1]), labels[:1].softmax(1))
+    scores = ClassScores()
+    torch.testing.assert_close(scores(labels[:1]), labels[:1])
+    torch.testing.assert_close(scores(labels), labels)
+
+
+def test_scores_come_to_the_images() -> None:
+    """From a service, or from the last device of a model that is spread over several."""
+    score = CountedScore(lambda images: torch.zeros(len(images)))
+    images = torch.empty(2, 1, 3, device="meta")
+    assert score.evaluate(images, torch.arange(2), "logit").device == images.device

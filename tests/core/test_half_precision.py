@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from usu_core import CellGrid, interpolate
+from usu_core import CellGrid, GradientScorer, heterogeneity, interpolate
 from usu_core.metrics import Blur, concentration, diffid, road
-from usu_core.scoring import gaussian_blur
+from usu_core.scoring import gaussian_blur, model_score
 from usu_core.segments import segment_mean
 
 SIZE = (224, 224)
@@ -68,11 +68,29 @@ def test_equals_single_precision(measure: Any, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "run",
-    [lambda x: gaussian_blur(x, 2.0), lambda x: interpolate(x, (32, 32), "lanczos")],
-    ids=["blur", "lanczos"],
+    [
+        lambda x: gaussian_blur(x, 2.0),
+        lambda x: interpolate(x, (32, 32), "lanczos"),
+        lambda x: heterogeneity(x[:, 0], "diagonal"),
+    ],
+    ids=["blur", "lanczos", "heterogeneity"],
 )
 def test_autocast_does_not_round_what_is_in_single_precision(run: Any) -> None:
     values = maps()[:, None, :16, :16]
     with torch.autocast("cpu", torch.bfloat16):
         found = run(values)
+    assert found.dtype == torch.float32
     assert torch.equal(found, run(values))
+
+
+@pytest.mark.parametrize("factor", [1e-5, 3e4])
+def test_effects_neither_vanish_nor_overflow(factor: float) -> None:
+    """Gradients of 1e-5 times differences of 1e-3, and sums of a hundred thousand."""
+    images = torch.rand(1, 64, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = (images * (1e-3 if factor < 1 else 1.0)).half()
+    score = model_score(lambda x: (x * factor).sum((1, 2, 3)))
+    labels, active = torch.arange(16).view(1, 4, 4), torch.ones(1, 16, dtype=torch.bool)
+    scorer = GradientScorer(fill="zero")
+    wanted = scorer(images.float(), score)(labels, active)
+    assert wanted.min() > 0
+    torch.testing.assert_close(scorer(images, score)(labels, active), wanted, rtol=0.02, atol=0)

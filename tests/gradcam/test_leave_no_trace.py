@@ -148,10 +148,15 @@ class TestMemory:
         self, net: nn.Module, images: torch.Tensor, quick: USU
     ) -> None:
         for name in ("GradCAM", "ShapleyCAM"):
-            cam = getattr(usu_gradcam, name)(net, [net.last], upsampler=quick)
+            base = getattr(usu_gradcam, name)
+            cam = base(net, [net.last], upsampler=quick)
             cam(images, TARGETS)
             kept = [cam.outputs, *cam.activations_and_grads.activations]
             kept += cam.activations_and_grads.gradients
+            finer = usu_gradcam.FinerCAM(net, [net.last], base_method=base, upsampler=quick)
+            finer(images, TARGETS)
+            kept += finer.base_cam.activations_and_grads.activations
+            kept += finer.base_cam.activations_and_grads.gradients
             assert not any(one.requires_grad for one in kept)
 
     @pytest.mark.parametrize("name", ["GradCAM", "AblationCAM", "RefineCAM"])
@@ -236,8 +241,9 @@ def test_half_precision_elsewhere(net: nn.Module, images: torch.Tensor, quick: U
     with usu_gradcam.patched(fast):
         assert library.GradCAM(half.half(), [half.last])(images.half(), None).shape == (2, 24, 32)
     half.bfloat16()
-    factorize = usu_gradcam.DeepFeatureFactorization(half, half.last, upsampler=quick)
-    assert factorize(images.bfloat16(), 2)[1][0].shape == (2, 24, 32)
+    for upsampler in (quick, None):
+        factorize = usu_gradcam.DeepFeatureFactorization(half, half.last, upsampler=upsampler)
+        assert factorize(images.bfloat16(), 2)[1][0].shape == (2, 24, 32)
 
 
 def test_hooks_that_come_and_go_meanwhile(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
@@ -271,3 +277,23 @@ def test_failed_constructors_leave_nothing(net: nn.Module) -> None:
         usu_gradcam.GradCAM("resnet18", [net.last])
     gc.collect()
     assert not net.last._forward_hooks
+
+
+@pytest.mark.parametrize("aug_smooth", [False, True])
+@pytest.mark.parametrize("upsampler", ["quick", "bilinear"])
+@pytest.mark.parametrize("name", ["GradCAM", "FullGrad", "FinerCAM"])
+def test_gradients_of_the_images_are_the_caller_s(
+    name: str, upsampler: str, aug_smooth: bool, net: nn.Module, images: torch.Tensor, quick: USU
+) -> None:
+    cam = getattr(usu_gradcam, name)(
+        net, [net.last], upsampler=quick if upsampler == "quick" else upsampler
+    )
+    options = {} if name == "FinerCAM" else {"aug_smooth": aug_smooth}
+    plain = cam(images, TARGETS, **options)
+    wanted = images.clone().requires_grad_()
+    np.testing.assert_array_equal(cam(wanted, TARGETS, **options), plain)
+    assert wanted.grad is None
+    wanted.grad = kept = torch.ones_like(images)
+    np.testing.assert_array_equal(cam(wanted, TARGETS, **options), plain)
+    assert wanted.grad is kept
+    assert bool((kept == 1).all())

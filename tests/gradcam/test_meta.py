@@ -13,6 +13,7 @@ from torch import nn
 import usu_core
 import usu_gradcam
 from usu_core import USU, CellGrid
+from usu_gradcam._context import ScoreMaps
 
 TARGETS = [ClassifierOutputTarget(1), ClassifierOutputTarget(3)]
 
@@ -128,3 +129,61 @@ def test_sess_defaults_to_the_fast_upsampler(net: nn.Module) -> None:
 def test_no_mass_behind_products(name: str, net: nn.Module) -> None:
     with pytest.raises(ValueError, match=f"raw must be False for {name}"):
         getattr(usu_gradcam, name)(net, [net.last], raw=True)
+
+
+@pytest.mark.parametrize("name", ["FinerCAM", "RefineCAM", "SESS"])
+def test_errors_are_clear(name: str, net: nn.Module, images: torch.Tensor, quick: USU) -> None:
+    class Dictionary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.net(x)}
+
+    cls = getattr(usu_gradcam, name)
+    with pytest.raises(ValueError, match="target_layers must name at least one layer, got none"):
+        cls(net, [])
+    with pytest.raises(TypeError, match=r"target_layers must be a list .* Try target_layers="):
+        cls(net, net.last)
+    cam = cls(net, [net.last], upsampler=quick)
+    with torch.no_grad(), pytest.raises(ValueError, match="input_tensor must be differentiable"):
+        cam(images)
+    with pytest.raises(ValueError, match="input_tensor must hold at least one image"):
+        cam(images[:0])
+    with pytest.raises(ValueError, match=r"targets must be given for a model .* got None for dict"):
+        cls(Dictionary(), [net.last], upsampler=quick)(images)
+
+
+def test_sess_takes_no_score_function(net: nn.Module) -> None:
+    with pytest.raises(TypeError, match="score_fn must not be given to SESS"):
+        usu_gradcam.SESS(net, [net.last], score_fn=lambda x: net(x)[:, 0])
+
+
+@pytest.mark.parametrize("how", ["ours", "patched"])
+def test_refine_moves_images_once(
+    how: str, net: nn.Module, images: torch.Tensor, quick: USU, counted: SimpleNamespace
+) -> None:
+    """Every copy on the model's device would be scored anew."""
+
+    class Elsewhere(torch.Tensor):
+        def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return self.as_subclass(torch.Tensor).clone()
+
+    layers = [net.first, net.last]
+    if how == "ours":
+        usu_gradcam.RefineCAM(net, layers, upsampler=quick)(images.as_subclass(Elsewhere))
+    else:
+        with usu_gradcam.patched(quick):
+            library.RefineCAM(net, layers)(images.as_subclass(Elsewhere))
+    assert counted.images == 2 * 2 + 2 * (1 + 4 + 16)
+
+
+def test_sess_keeps_no_scores_it_will_not_need(
+    net: nn.Module, images: torch.Tensor, quick: USU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every crop is another image."""
+    kept: list[Any] = []
+    monkeypatch.setattr(ScoreMaps, "put", lambda *args: kept.append(args))
+    usu_gradcam.SESS(net, [net.last], num_scales=2, upsampler=quick)(images[:1])
+    assert not kept

@@ -5,6 +5,7 @@ import contextvars
 import sys
 import threading
 import types
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch import nn
 import usu_core
 import usu_gradcam
 from usu_core import USU, MaskedPerturbation, Quadtree
-from usu_gradcam import patch, patched, unpatch
+from usu_gradcam import _name_bound, patch, patched, unpatch
+from usu_gradcam._name_bound import Copies
 
 TARGETS = [ClassifierOutputTarget(1), ClassifierOutputTarget(3)]
 QUICK = USU(segmenter=Quadtree((2, 4)), scorer=MaskedPerturbation(mode="drop", fill="mean"))
@@ -358,11 +360,11 @@ def test_a_closed_patch_that_a_context_remembers_is_closed(
 def test_an_interrupted_patch_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     before = state()
 
-    def interrupted(old: Any, new: Any) -> None:
+    def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(usu_gradcam._patching, "rebind", interrupted)
+        broken.setattr(Copies, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt), patched(QUICK):
             pass
     assert state()[1] == before[1]
@@ -383,3 +385,34 @@ def test_a_block_that_is_left_in_another_thread_restores_the_library() -> None:
         block.__exit__(None, None, None)
         assert state() != before
     assert state() == before
+
+
+def test_a_warning_that_is_an_error_does_not_stop_the_restoring() -> None:
+    before, original = state(), BaseCAM.aggregate_multi_layers
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(RuntimeWarning, match=r"BaseCAM\.aggregate_multi_layers was replaced"),
+        patched(QUICK),
+    ):
+        BaseCAM.aggregate_multi_layers = lambda self, maps: maps
+    BaseCAM.aggregate_multi_layers = original
+    assert state() == before
+
+
+def test_modules_are_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are thousands; on the way back only those that changed."""
+    looked: list[Any] = []
+    find = _name_bound._found
+    monkeypatch.setattr(
+        _name_bound,
+        "_found",
+        lambda module, *wanted: looked.append(module) or find(module, *wanted),
+    )
+    late = types.ModuleType("late_importer")
+    monkeypatch.setitem(sys.modules, "late_importer", late)
+    with patched(QUICK):
+        assert len(looked) == len(_name_bound._modules())
+        looked.clear()
+        late.helper = library_image.scale_cam_image
+    assert looked == [late]
+    assert late.helper is library_image.scale_cam_image

@@ -344,7 +344,8 @@ class TestScaling:
             np.testing.assert_allclose(cam(images, TARGETS), wanted, rtol=1e-4, atol=1e-6)
 
     def test_sharp_maps_stay_visible(self, net: nn.Module, images: torch.Tensor) -> None:
-        sharp = USU(temperature=0.05, segmenter=Quadtree((4, 8, 24)))
+        drop = MaskedPerturbation(mode="drop")
+        sharp = USU(temperature=0.05, segmenter=Quadtree((4, 8, 24)), scorer=drop)
         robust, plain = (
             usu_gradcam.LayerCAM(net, [net.last], upsampler=sharp, scaling=scaling)(images, TARGETS)
             for scaling in (None, "min-max")
@@ -402,6 +403,20 @@ class TestFactorization:
         assert 0 <= np.min(by_target) <= np.max(by_target) <= 1
 
 
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations")
+@pytest.mark.parametrize("upsampler", ["bilinear", "nearest"])
+def test_a_box_is_not_ignored_by_interpolation(
+    upsampler: str, net: nn.Module, images: torch.Tensor
+) -> None:
+    options = {"upsampler": upsampler, "box": (0.0, 0.0, 24.0, 64.0)}
+    cam = usu_gradcam.GradCAM(net, [net.last], **options)
+    factorize = usu_gradcam.DeepFeatureFactorization(net, net.last, **options)
+    with pytest.raises(ValueError, match="grid must be even for interpolation"):
+        cam(images)
+    with pytest.raises(ValueError, match="grid must be even for interpolation"):
+        factorize(images, 2)
+
+
 def test_box(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
     """The right half of the cells lies beyond the image."""
     cam = usu_gradcam.GradCAM(
@@ -427,6 +442,7 @@ def test_box(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
         ({"upsampler": None, "scaling": "robust"}, ValueError, "must be given for scaling="),
         ({"upsampler": None, "box": (0, 0, 1, 1)}, ValueError, "must be given for box="),
         ({"box": (0, 1)}, ValueError, "box must hold"),
+        ({"box": (0, 0, float("nan"), 1)}, ValueError, "box must be finite, got"),
         ({"box": "abcd"}, TypeError, "box must hold Python numbers, got 'a'"),
         ({"score_fn": 3}, TypeError, "score_fn must be a function"),
     ],

@@ -159,3 +159,41 @@ def test_other_people_s_classes_know_transformers(images: torch.Tensor) -> None:
 
     theirs = usu_gradcam.redistributing(Reshaping)(vit, [vit.blocks[-1].norm1])
     assert theirs.reshape_transform is first
+
+
+class Doubled(library.GradCAM):
+    """A CAM of another package that works on fine maps."""
+
+    def compute_cam_per_layer(self, *args: Any) -> Any:
+        return [one**2 for one in super().compute_cam_per_layer(*args)]
+
+
+class Largest(library.GradCAM):
+    """A CAM of another package that joins layers in its own way."""
+
+    def aggregate_multi_layers(self, cam_per_target_layer: Any) -> Any:
+        return np.concatenate(cam_per_target_layer, 1).max(1)
+
+
+class Unsmoothed(library.GradCAM):
+    """A CAM of another package that smooths in its own way."""
+
+    def forward_augmentation_smoothing(self, *args: Any) -> Any:
+        return self.forward(*args)
+
+
+@pytest.mark.parametrize("cls", [Doubled, Largest, Unsmoothed])
+def test_other_people_s_fine_maps_are_theirs(
+    cls: Any, net: nn.Module, images: torch.Tensor
+) -> None:
+    layers = [net.first, net.last]
+    ours = usu_gradcam.redistributing(cls)
+    theirs = cls(net, layers)(images, None, aug_smooth=True)
+    plain = usu_gradcam.GradCAM(net, layers, upsampler="bilinear")(images, aug_smooth=True)
+    assert not np.array_equal(theirs, plain)
+    for upsampler in (None, "bilinear"):
+        found = ours(net, layers, upsampler=upsampler)(images, aug_smooth=True)
+        np.testing.assert_array_equal(found, theirs)
+    for options in ({"upsampler": "usu"}, {"upsampler": "bilinear", "raw": True}):
+        with pytest.raises(ValueError, match=rf"{cls.__name__}, .* Try usu_gradcam.patched\(\)"):
+            ours(net, layers, **options)

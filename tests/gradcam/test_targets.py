@@ -250,3 +250,28 @@ class TestErrors:
         masked = USU(segmenter=Quadtree((2,)), scorer=MaskedPerturbation(mode="drop"))
         cam = usu_gradcam.EigenCAM(model, [model.features], upsampler=masked)
         assert cam(images, [lambda output: float(output.mean())] * 2).shape == (2, 24, 32)
+
+    def test_layers_of_several_outputs(self, images: torch.Tensor, quick: USU) -> None:
+        class Pair(nn.Module):
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return x, x.mean((2, 3))
+
+        class Paired(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.features, self.pair = nn.Conv2d(3, 5, 4, 4), Pair()
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.pair(self.features(x))[1]
+
+        model = Paired().eval()
+        for name in ("GradCAM", "FinerCAM"):
+            cam = getattr(usu_gradcam, name)(model, [model.pair], upsampler=quick)
+            with pytest.raises(ValueError, match="target_layers must give one tensor each, got a "):
+                cam(images)
+
+    @pytest.mark.parametrize("upsampler", ["nearest", None])
+    def test_no_images(self, upsampler: Any, net: nn.Module, images: torch.Tensor) -> None:
+        cam = usu_gradcam.GradCAM(net, [net.last], upsampler=upsampler)
+        with pytest.raises(ValueError, match="input_tensor must hold at least one image, got none"):
+            cam(images[:0])

@@ -221,3 +221,28 @@ def test_what_fails_elsewhere_is_not_blamed_on_targets(vit: nn.Module, quick: US
     )
     with pytest.raises(IndexError, match="too many indices"):
         cam(torch.rand(1, 3, 24, 32), TARGETS)
+
+
+class Blocks(nn.Module):
+    """Keeps (B, h, w, C), and does not say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 7, 8, 8)
+        self.block = nn.Sequential(nn.LayerNorm(7), nn.GELU())
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(self.embed(images).movedim(1, -1)).mean((1, 2)))
+
+
+def test_channels_last_are_not_taken_for_rows() -> None:
+    torch.manual_seed(3)
+    model, images = Blocks().eval(), torch.rand(1, 3, 64, 64)
+    options: dict[str, Any] = {"upsampler": "nearest", "raw": True}
+    with pytest.raises(ValueError, match=r"of the images' proportions, got shape \(1, 8, 8, 7\)"):
+        usu_gradcam.GradCAM(model, [model.block], **options)(images, TARGETS)
+    cam = usu_gradcam.GradCAM(model, [model.block], lambda x: x.movedim(-1, 1), **options)
+    fine = cam(images, TARGETS)
+    assert (fine[:, ::8, ::8].repeat(8, 1).repeat(8, 2) == fine).all()
+    assert usu_gradcam.GradCAM(model, [model.embed], **options)(images, TARGETS).std() > 0

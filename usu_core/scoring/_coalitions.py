@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from usu_core._precision import exact
 from usu_core.scoring._model import ModelScore
 
 
@@ -75,5 +76,6 @@ def banzhaf_values(
     outcome = asked.evaluate(labels, present, rows.repeat_interleave(samples))
     gains = outcome.view(-1, samples)
     gains = gains - gains.mean(1, keepdim=True)
-    values = 4 / samples * gains @ (member.to(gains.dtype) - 0.5)
+    with exact(gains):
+        values = 4 / samples * gains @ (member.to(gains.dtype) - 0.5)
     return values.new_zeros(active.shape).index_copy_(0, rows, values) * active

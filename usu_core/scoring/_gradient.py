@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_choice
+from usu_core._precision import wide
 from usu_core.scoring._fills import FILLS, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
 from usu_core.scoring._protocol import LevelScorer
@@ -74,4 +75,6 @@ class GradientScorer:
                 "score must be differentiable in the images for GradientScorer, got values "
                 "without a gradient. Try scorer=MaskedPerturbation()."
             )
-        return (gradient * (images - fill_images(images, self.fill))).sum(1).abs().float()
+        # In half precision products of small gradients vanish, and sums of large ones overflow.
+        difference = wide(images) - wide(fill_images(images, self.fill))
+        return (wide(gradient) * difference).sum(1).abs().float()

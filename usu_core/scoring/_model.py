@@ -63,8 +63,9 @@ class CountedScore:
                 f"score must return one number per image, got {got} for {len(images)} images."
             )
         values = values.reshape(len(images))
-        # Scores are differences of close numbers: keep half precision out of them.
-        return wide(values)
+        # Scores are differences of close numbers: keep half precision out of them. Services and
+        # models on several devices answer where they please.
+        return wide(values.to(images.device))
 
     def pixel_effects(self, images: Tensor, output: str) -> Tensor | None:
         """Return what the wrapped score knows of each pixel's effect without a run, if anything."""
@@ -111,18 +112,44 @@ def class_scores(outputs: Tensor, output: str = "probability") -> Tensor:
         >>> class_scores(torch.tensor([[2.0, 2.0]]), "log-odds")
         tensor([[0., 0.]])
     """
-    check_choice("output", output, OUTPUTS)
-    outputs = wide(outputs)
-    if outputs.dim() != 2 or outputs.shape[1] < 2 or output == "logit":
-        return outputs
-    given = outputs.detach()
+    return ClassScores()(outputs, output)
+
+
+class ClassScores:
+    """:func:`class_scores` of one model, which are probabilities or not once and for all.
+
+    The first outputs decide. Asked anew for every batch, a model whose outputs happen to add up to
+    one would score an image by what else is in the batch.
+
+    Example:
+        >>> scores = ClassScores()
+        >>> scores(torch.tensor([[0.5, 0.5]])), scores(torch.tensor([[0.2, 0.5]]))
+        (tensor([[0.5000, 0.5000]]), tensor([[0.2000, 0.5000]]))
+    """
+
+    def __init__(self) -> None:
+        self._are_probabilities: bool | None = None
+
+    def __call__(self, outputs: Tensor, output: str = "probability") -> Tensor:
+        """Turn outputs of the model into scores."""
+        check_choice("output", output, OUTPUTS)
+        outputs = wide(outputs)
+        if outputs.dim() != 2 or outputs.shape[1] < 2 or output == "logit":
+            return outputs
+        if self._are_probabilities is None:
+            self._are_probabilities = _are_probabilities(outputs.detach())
+        log_p = (
+            outputs.clamp(min=1e-12).log() if self._are_probabilities else outputs.log_softmax(1)
+        )
+        return log_p.exp() if output == "probability" else _log_odds(log_p)
+
+
+def _are_probabilities(rows: Tensor) -> bool:
     # Probabilities that were rounded to half precision, now or before, do not quite add up to one.
-    if bool(((given >= 0).all(1) & ((given.sum(1) - 1).abs() < 1e-2)).all()):
-        log_p = outputs.clamp(min=1e-12).log()
-    else:
-        log_p = outputs.log_softmax(1)
-    if output == "probability":
-        return log_p.exp()
+    return bool(((rows >= 0).all(1) & ((rows.sum(1) - 1).abs() < 1e-2)).all())
+
+
+def _log_odds(log_p: Tensor) -> Tensor:
     # For the most probable class 1 - p may round to 0: add the other classes up instead.
     top = torch.zeros_like(log_p, dtype=torch.bool).scatter_(1, log_p.argmax(1, keepdim=True), True)
     rest = log_p.masked_fill(top, -torch.inf).logsumexp(1, keepdim=True)

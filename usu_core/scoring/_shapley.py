@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from usu_core._checks import check_choice, check_count
+from usu_core._precision import widest
 from usu_core.scoring._coalitions import Coalitions
 from usu_core.scoring._fills import FILLS, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
@@ -84,10 +85,10 @@ class ShapleyRegression:
         seats = (~active).repeat(len(present), 1)
         seats[:, active] = present
         example = torch.full((len(seats),), i, device=labels.device)
-        outcome = asked.evaluate(labels, seats, example).double()
+        outcome = widest(asked.evaluate(labels, seats, example))
         if count == 1:
             return (outcome[1] - outcome[0]).float().expand(1)
-        return _solve(present[2:].double(), outcome).float()
+        return _solve(present[2:].to(outcome), outcome).float()
 
 
 def _coalitions(count: int, samples: int, generator: torch.Generator) -> Tensor:

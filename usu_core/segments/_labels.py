@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from usu_core._precision import widest
 from usu_core.segments._protocol import check_images
 from usu_core.segments._reduce import relabel, segment_max
 
@@ -68,7 +69,7 @@ def check_nested(levels: Sequence[Tensor]) -> None:
     """
     for depth, (coarse, fine) in enumerate(pairwise(levels), start=1):
         count = int(fine.max()) + 1
-        parent = coarse.double()
+        parent = widest(coarse)
         high, low = segment_max(parent, fine, count), -segment_max(-parent, fine, count)
         crossing = (high > low).sum()
         if crossing:
