@@ -97,17 +97,20 @@ def _attributions(model: nn.Module, device: torch.device) -> tuple[Comparison, .
     ours = LayerGradCam(model, model.layer4)
     plain = captum.attr.LayerGradCam(model, model.layer4)
 
-    def captum_map() -> Tensor:
-        result: Tensor = plain.attribute(images, target=0)
+    def captum_map(count: int = 8) -> Tensor:
+        result: Tensor = plain.attribute(images[:count], target=0)
         return result
 
-    def ours_with(name: str) -> Callable[[], Tensor]:
-        return lambda: ours.attribute(images, target=0, upsampler=name)
+    def ours_with(name: str, count: int = 8) -> Callable[[], Tensor]:
+        return lambda: ours.attribute(images[:count], target=0, upsampler=name)
 
     peer = "Captum LayerGradCam"
     return (
         Comparison("LayerGradCam, usu-fast", peer, ours_with("usu-fast"), captum_map, 2.0),
         Comparison("LayerGradCam, bilinear", peer, ours_with("bilinear"), captum_map, None),
+        Comparison(
+            "LayerGradCam, usu, one image", peer, ours_with("usu", 1), lambda: captum_map(1), None
+        ),
     )
 
 

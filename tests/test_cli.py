@@ -1,6 +1,7 @@
 """The ``usu`` command: what it writes, and the one line it says when it cannot."""
 
 import importlib.util
+import io
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from usu_cli import main
 from usu_cli._architectures import find_architecture
@@ -28,6 +29,7 @@ from usu_cli._errors import UsageError
 from usu_cli._images import read_image
 from usu_cli._maps import upsample_all
 from usu_cli._models import load_classifier
+from usu_cli._pictures import Panel, map_panel, panel_png
 from usu_cli._preprocessing import Preprocessing
 from usu_core import IWMR, USU, Interpolation, MaskedPerturbation, Quadtree
 from usu_core.scoring import model_score
@@ -210,6 +212,32 @@ def test_explain_a_model_of_ones_own(
     ]
 
 
+def test_a_model_that_imports_while_it_is_built(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lazy_nets.py").write_text(
+        "def build():\n    from lazy_parts import tiny\n    return tiny()\n"
+    )
+    (tmp_path / "lazy_parts.py").write_text(
+        "import timm\ndef tiny(): return timm.create_model('test_resnet', num_classes=5)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    try:
+        assert load_classifier("lazy_nets:build", size=64).outputs == 5
+    finally:
+        for name in ("lazy_nets", "lazy_parts"):
+            sys.modules.pop(name, None)
+    assert sys.path == before
+
+
+def test_paths_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    main(["demo", "--images", "1", "--out=~/there"])
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
 @pytest.fixture
 def odd_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a module with unusual models into the working folder."""
@@ -228,6 +256,9 @@ def odd_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    return model\n"
         "def grey(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1),\n"
         "                                 nn.Flatten(), nn.Linear(4, 2))\n"
+        "def wrapped():\n"
+        "    from torchvision.transforms import Grayscale\n"
+        "    return nn.Sequential(Grayscale(), grey())\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "odd_models", raising=False)
@@ -271,7 +302,11 @@ class TestOddModels:
 
     def test_channels(self, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
         message = error_of(capsys, work, *self.start(work, "grey"))
-        assert message == "odd_models:grey takes images of 1 channel, and is given RGB: three"
+        assert message == (
+            "odd_models:grey takes images of 1 channel, and is given RGB: three; wrap it: "
+            "nn.Sequential(torchvision.transforms.Grayscale(), model)"
+        )
+        assert len(self.top(work, "wrapped")) == 2
 
 
 @pytest.mark.parametrize("name", [b"\xff.png", "猫.png".encode()])
@@ -511,6 +546,36 @@ class TestErrors:
         assert "no such weights" in error_of(capsys, work, *start, ARCH, "--weights", work / "no.x")
         assert "no such weights" in error_of(capsys, work, *start, work / "none.safetensors")
         assert "tensorflow:x" in error_of(capsys, work, *start, tiny, "--arch", "tensorflow:x")
+
+    @pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
+    def test_pickles_are_to_be_converted(
+        self, capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path, suffix: str
+    ) -> None:
+        state = {"a": torch.ones(2)}
+        pickle = tmp_path / f"w{suffix}"
+        torch.save(state, pickle)
+        start = ("explain", work / "photo.png", "--out", tmp_path)
+        for given in (("--model", pickle), ("--model", ARCH, "--weights", pickle)):
+            message = error_of(capsys, work, *start, *given)
+            code = re.fullmatch(r'.* is a pickle, .*: python -c "(.+)"', message)
+            assert code is not None
+            (tmp_path / "w.safetensors").unlink(missing_ok=True)
+            subprocess.run([sys.executable, "-c", code[1]], check=True)  # noqa: S603
+            assert load_file(tmp_path / "w.safetensors")["a"].tolist() == [1, 1]
+
+    @pytest.mark.parametrize("option", ["--mean", "--std"])
+    def test_colours_of_another_range(
+        self, capsys: pytest.CaptureFixture[str], work: Path, option: str
+    ) -> None:
+        message = refused(capsys, work, work / "photo.png", option, "124", "1", "1")
+        assert message.startswith(
+            f"argument {option}: must be of values in [0, 1], got 124; divide"
+        )
+
+    def test_a_file_for_a_module(self, capsys: pytest.CaptureFixture[str], work: Path) -> None:
+        for model in ("nets/own.py:build", "./nets/own.py:build"):
+            message = error_of(capsys, work, "explain", work / "photo.png", "--model", model)
+            assert "did you mean nets.own:build?" in message
 
     def test_unreadable_weights(
         self, capsys: pytest.CaptureFixture[str], work: Path, tmp_path: Path
@@ -857,3 +922,60 @@ def test_upsamplers_with_different_scores_each_show_theirs() -> None:
     found = upsample_all(torch.ones(1, 1, 2, 2), image, score, ways)
     assert list(found.score_maps) == ["drop", "keep"]
     assert not torch.equal(found.score_maps["drop"], found.score_maps["keep"])
+
+
+class TestPages:
+    """What a page says is of what it shows."""
+
+    def test_only_the_upsamplers_shown_are_explained(self, work: Path, tmp_path: Path) -> None:
+        explain(work, work / "photo.png", "--upsampler", "bilinear,tilted", "--out", tmp_path)
+        page = (tmp_path / "report.html").read_text()
+        assert "tilted: Multiply the smooth" in page
+        assert "Scores of segments have colours of their own" in page
+        assert "iwmr" not in page.lower()
+        assert "usu: " not in page
+        assert re.search(r"<dt>Preprocessing</dt><dd>size 64; .*; interpolation ", page)
+        explain(work, work / "photo.png", "--upsampler", "bilinear", "--out", tmp_path)
+        assert "Scores of segments" not in (tmp_path / "report.html").read_text()
+
+    def test_maps_without_a_zero_are_drawn_from_their_lowest_value(self) -> None:
+        image = np.full((8, 8, 3), 128, dtype=np.uint8)
+        ramp = np.linspace(0, 1, 64).reshape(8, 8)
+        shifted = map_panel("RISE", "auc 1", 0.8 + 0.1 * ramp, image)
+        assert shifted.caption == "auc 1, drawn from its lowest value"
+        plain = map_panel("m", "", ramp, image)
+        assert plain.caption == ""
+        assert np.abs(shifted.picture.astype(int) - plain.picture).max() <= 3
+        near = map_panel("m", "", 0.1 + ramp, image)  # it has a zero, if not in the image
+        assert near.caption == ""
+        assert near.picture[0, 0].tolist() != plain.picture[0, 0].tolist()
+
+    def test_empty_maps_say_so(self) -> None:
+        image = np.full((8, 8, 3), 128, dtype=np.uint8)
+        for value in (0.0, -1.0):
+            panel = map_panel("m", "", np.full((8, 8), value), image)
+            assert panel.caption == "no positive values"
+            assert len(np.unique(panel.picture)) == 1
+        assert map_panel("m", "", np.ones((8, 8)), image).caption == ""
+
+    def test_long_titles_have_room(self) -> None:
+        image = np.zeros((8, 8, 3), dtype=np.uint8)
+        title = "LayerIntegratedGradients, bilinear"
+        sizes = []
+        for names in ([title] * 4, ["a"] * 4):
+            with Image.open(io.BytesIO(panel_png("t", [Panel(n, "c", image) for n in names]))) as p:
+                sizes.append(p.size)
+        assert sizes[0][0] == sizes[1][0]
+        assert sizes[0][1] > sizes[1][1], "a second line has its height"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = set()
+    forward = timm.models.ResNet.forward
+    monkeypatch.setattr(
+        timm.models.ResNet, "forward",
+        lambda net, x: (devices.add(x.device.type), forward(net, x))[1],
+    )  # fmt: skip
+    explain(work, work / "photo.png", "--out", tmp_path)
+    assert "cuda" in devices

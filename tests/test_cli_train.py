@@ -1,6 +1,7 @@
 """``usu train-explainer``: what it writes, resumes and refuses."""
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -100,9 +101,17 @@ def test_another_run_in_the_folder(work: Path, capsys: pytest.CaptureFixture[str
         (("--data", __file__), "--data must be a folder of images or a .npz file, got"),
         (("--encoder", "timm:resnet81", "--encoder-weights", "w"), "'resnet81'"),
         (("--encoder", "resnet18"), 'encoder must be "classifier" or "timm:NAME"'),
-        (("--encoder-weights", "nope.safetensors"), "--encoder-weights must be None"),
+        (
+            ("--encoder-weights", "nope.safetensors"),
+            "--encoder-weights must be left out for --encoder classifier",
+        ),
         (("--learning-rate", "inf"), "must be finite, got inf"),
-        (("--encoder", "timm:test_vit", "--gradients"), "gradients must be False"),
+        (
+            ("--encoder", "timm:test_vit", "--gradients"),
+            "--gradients must be left out for --encoder",
+        ),
+        (("--labelled",), "Try leaving out --labelled."),
+        (("--encoder-weights", "encoder.pth"), "'encoder.pth' is a pickle"),
         (("--labelled",), "one folder per class"),
         (("--steps", "0"), "must be at least 1"),
         (("--seed", "-1"), "argument --seed: must be at least 0, got -1"),
@@ -169,6 +178,19 @@ def test_an_empty_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "must hold images, got none" in error_of(capsys, work, "--data", work / "empty")
 
 
+@pytest.mark.parametrize("name", ["explainer.json", "explainer.safetensors", "curves.csv"])
+def test_files_of_others_are_kept(
+    work: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Those of a finished explainer without its training, too."""
+    (work / "out").mkdir()
+    (work / "out" / name).write_text("mine")
+    message = error_of(capsys, work, "--steps", "1")
+    assert f"{name}' exists, and is not of an earlier usu train-explainer" in message
+    assert (work / "out" / name).read_text() == "mine"
+    assert len(list((work / "out").iterdir())) == 1
+
+
 def test_strict(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (work / "pictures").glob("*.png"):
         path.write_bytes(b"damaged")
@@ -184,3 +206,38 @@ def test_training_that_does_not_help_says_so(
     printed = capsys.readouterr().out
     assert "best at step 0 of 2" in printed
     assert "no step improved on the untrained network" in printed
+
+
+def test_a_model_with_one_output(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "one_output.py").write_text(
+        "import timm\ndef net(): return timm.create_model('test_resnet', num_classes=1)\n"
+    )
+    monkeypatch.chdir(work)
+    with pytest.raises(SystemExit, match="2"):
+        main(["train-explainer", "--data", "pictures", "--model", "one_output:net", "--size", "64"])
+    assert "error: one_output:net has one output" in capsys.readouterr().err
+
+
+def test_an_encoder_that_cannot_be_fetched(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("usu_cli._train.build_network", no_network)
+    message = error_of(capsys, work, "--encoder", "timm:test_resnet", "--steps", "1")
+    assert message.startswith("could not get the weights of timm:test_resnet (Name or service")
+    assert message.endswith("give --encoder-weights FILE.safetensors")
+
+
+def test_files_are_for_whom_files_here_are(work: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        train(work, "--steps", "1")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (work / "out").iterdir()}
+    assert modes["explainer.safetensors"] == modes["training.safetensors"] == 0o640
+    assert set(modes.values()) == {0o640}

@@ -148,7 +148,8 @@ def _own(spec: str) -> Architecture:
 
     def build(_: int | None = None) -> nn.Module:
         try:
-            model = function()
+            with _working_folder():  # it may import what lies beside it
+                model = function()
         # Whatever a person's own code raises is theirs to read, in the one line there is.
         except Exception as error:
             raise UsageError(
@@ -163,19 +164,31 @@ def _own(spec: str) -> Architecture:
 
 def _imported(spec: str) -> Callable[[], Any]:
     module_name, _, name = spec.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)  # an installed command does not look in the working folder
+    if module_name.endswith(".py"):
+        dotted = ".".join(Path(module_name).with_suffix("").parts)
+        raise UsageError(f"{spec!r} names a file, not a module; did you mean {dotted}:{name}?")
     try:
-        module = importlib.import_module(module_name)
+        with _working_folder():
+            module = importlib.import_module(module_name)
     except Exception as error:  # as above
         raise UsageError(
             f"cannot import {module_name!r} of {spec!r}: {one_line(error)}; a model is {FORMS}"
         ) from error
-    finally:
-        sys.path.remove(here)
     function: Any = getattr(module, name, None)
     if not callable(function):
         names = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
         raise unknown(f"function in {module_name}:", name, names)
     made: Callable[[], Any] = function
     return made
+
+
+@contextmanager
+def _working_folder() -> Iterator[None]:
+    """Import from the working folder too, where an installed command does not look."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:  # a person's own code may have taken it out
+            sys.path.remove(here)

@@ -93,11 +93,29 @@ def natural(text: str) -> int:
     return value
 
 
+def path(text: str) -> Path:
+    """Return a path, ``~`` for the home folder: after ``=``, a shell leaves it as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # nobody has that home
+        return Path(text)
+
+
 def number(text: str) -> float:
     """Return a number that is finite."""
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be finite, got {value}")
+    return value
+
+
+def of_colours(text: str) -> float:
+    """Return a number that colours in [0, 1] may have as their mean or deviation."""
+    value = number(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(
+            f"must be of values in [0, 1], got {value:g}; divide what is of 0 to 255 by 255"
+        )
     return value
 
 
@@ -107,6 +125,11 @@ def positive_number(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"must be positive, got {value}")
     return value
+
+
+def deviation_of_colours(text: str) -> float:
+    """Return a number that colours in [0, 1] may have as their deviation."""
+    return min(positive_number(text), of_colours(text))
 
 
 class Version(argparse.Action):

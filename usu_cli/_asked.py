@@ -28,6 +28,13 @@ def classifier_as_asked(options: ModelOptions) -> Classifier:
     return replace(loaded, preprocessing=look, classes=classes)
 
 
+def to_device(model: nn.Module) -> torch.device:
+    """Move a model to the GPU, if there is one; of several, to this process's own."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    return device
+
+
 def find_layer(classifier: Classifier, name: str | None) -> tuple[str, nn.Module]:
     """Return the layer of a name, or the one that Grad-CAM is usually taken from.
 

@@ -8,13 +8,23 @@ import torch
 from tqdm import tqdm
 
 from usu_captum import ForwardScore, LayerGradCam
+from usu_cli._about import facts
 from usu_cli._folder import prepare_report
 from usu_cli._maps import Comparison, upsample_all
-from usu_cli._pictures import Panel, heat, outlined, overlay, scores
+from usu_cli._pictures import (
+    COARSE_COLOURS,
+    COLOURS,
+    SCORE_COLOURS,
+    Panel,
+    heat,
+    outlined,
+    overlay,
+    scores,
+)
 from usu_cli._report import Report, Sheet, Table, write_report
 from usu_cli._shapes import CLASSES, ShapesCNN, balanced_labels, draw_shapes, load_shapes_cnn
 from usu_cli._table import counted, text_table
-from usu_cli._versions import versions, versions_text
+from usu_cli._versions import versions
 from usu_core import IWMR, USU, AnyUpsampler, Interpolation, ScoreMapOnly, Tilted, metrics
 
 TEMPERATURE: Final = 0.3  # sharper than the default: these shapes score more cleanly than photos
@@ -84,8 +94,8 @@ def run_demo(*, images: int, out: Path) -> None:
             "weighed by the same scores.",
             "The score map is the control: those segment scores alone, at the same cost, without "
             "any attribution.",
-            "The outline is the true shape, which no method has seen. Each map is scaled to its "
-            "own 99.5th percentile; all share one colour scale.",
+            "The outline is the true shape, which no method has seen. "
+            f"{COLOURS} {COARSE_COLOURS} {SCORE_COLOURS}",
         ),
         facts={
             "Command": f"usu demo --images {images}",
@@ -93,7 +103,7 @@ def run_demo(*, images: int, out: Path) -> None:
             "Coarse map": f"Grad-CAM, positive part, 28 by 28 averaged to {GRID[0]} by {GRID[1]}",
             "Explained": "the true class",
             "Temperature": f"{TEMPERATURE}, sharper than the default, which is for photographs",
-            "Versions": versions_text(),
+            **facts({"versions": versions()}),
         },
         summary=table,
         sheets=sheets,

@@ -12,24 +12,32 @@ from torch import nn
 from tqdm import tqdm
 
 from usu_captum import ForwardScore, LayerGradCam
-from usu_cli._asked import classifier_as_asked, find_layer
+from usu_cli._about import about_all, facts
+from usu_cli._asked import classifier_as_asked, find_layer, to_device
 from usu_cli._classes import class_name, find_target
 from usu_cli._errors import UsageError, complaint
 from usu_cli._folder import prepare_report
 from usu_cli._images import read_image, utf8
 from usu_cli._maps import Comparison, check_upsamplers, upsample_all
 from usu_cli._options import ExplainOptions
-from usu_cli._pictures import Panel, heat, overlay, scores
+from usu_cli._pictures import (
+    COARSE_COLOURS,
+    COLOURS,
+    SCORE_COLOURS,
+    Panel,
+    heat,
+    map_panel,
+    scores,
+)
 from usu_cli._report import Report, Sheet, Table, sheet_stem, write_report
 from usu_cli._table import counted, text_table
-from usu_cli._versions import versions, versions_text
+from usu_cli._versions import versions
 from usu_core import resolve
 from usu_core.scoring import ModelScore, class_scores
 
 _NOTE = (
-    "Mass error: the largest change of a cell's mass, relative to the largest cell; iwmr-mass "
-    "moves mass between cells on purpose. Evaluations: images the model was run on for the "
-    "scores; maps with the same scores share them."
+    "Mass error: the largest change of a cell's mass, relative to the largest cell. Evaluations: "
+    "images the model was run on for the scores; maps with the same scores share them."
 )
 
 
@@ -66,12 +74,13 @@ def run_explain(options: ExplainOptions) -> None:
     if options.target is not None:
         target = find_target(options.target, classifier.outputs, classes)
     layer_name, layer = find_layer(classifier, options.layer)
+    device = to_device(classifier.model)
 
     # All that can still turn out not to fit is done first: it is quick, and scoring is not.
     subjects = []
     for path, image in zip(options.images, images, strict=True):
         crop = preprocessing.crop(image)
-        inputs = preprocessing.normalise(crop)
+        inputs = preprocessing.normalise(crop).to(device)
         top = _top_classes(classifier.model, inputs, classes)
         chosen = top[0][0] if target is None else target
         cells = _coarse_map(classifier.model, layer, layer_name, inputs, chosen)
@@ -112,20 +121,12 @@ def _write(
     report = Report(
         title=f"Grad-CAM of {settings['model']}, redistributed",
         lead=(
-            f"Grad-CAM at layer {settings['layer']} gives one value per cell of a coarse grid. "
-            "Below, the same grid is brought to the pixels in several ways. Interpolation sees the "
-            "grid alone; USU keeps every cell's mass and moves it, within the cell, to the "
-            "segments that matter most to the score: taken away alone, and added to random halves "
-            "of the others. IWMR also moves mass between cells.",
-            "Each map is scaled to its own 99.5th percentile; all share one colour scale.",
+            f"Grad-CAM at layer {settings['layer']} gives one value per cell of a coarse grid, "
+            "which upsamplers bring to the pixels.",
+            about_all(last.results),
+            " ".join((COLOURS, COARSE_COLOURS, SCORE_COLOURS)[: 3 if last.score_maps else 2]),
         ),
-        facts={
-            "Model": settings["model"],
-            "Layer": settings["layer"],
-            "Target": settings["target"],
-            "Preprocessing": ", ".join(f"{k} {v}" for k, v in settings["preprocessing"].items()),
-            "Versions": versions_text(),
-        },
+        facts=facts({**settings, "versions": versions()}),
         sheets=sheets,
     )
     manifest = {
@@ -179,7 +180,7 @@ def _keep_cells(cells: torch.Tensor, *, image: torch.Tensor, score: ModelScore) 
 def _sheet(number: int, subject: _Subject, comparison: Comparison) -> Sheet:
     picture = np.asarray(subject.crop)
     said = [_in_words(subject, name, value) for _, name, value in subject.top]
-    coarse = subject.cells[0, 0].numpy()
+    coarse = subject.cells[0, 0].cpu().numpy()
     h, w = coarse.shape
     panels = [
         Panel("input", said[0] if len(said) == 1 else f"top-1: {said[0]}", picture),
@@ -189,11 +190,11 @@ def _sheet(number: int, subject: _Subject, comparison: Comparison) -> Sheet:
     for name, result in comparison.results.items():
         evaluations = comparison.evaluations[name]
         caption = counted(evaluations, "evaluation") if evaluations else "no evaluations"
-        attribution = result.attribution[0, 0].detach().numpy()
-        panels.append(Panel(name, caption, overlay(attribution, picture)))
+        attribution = result.attribution[0, 0].detach().cpu().numpy()
+        panels.append(map_panel(name, caption, attribution, picture))
         rows.append((name, f"{float(result.mass_error[0]):.1e}", str(evaluations)))
     for name, phi in comparison.score_maps.items():
-        panels.append(Panel("scores", f"behind {name}, 0 to 1", scores(phi[0].numpy())))
+        panels.append(Panel("scores", f"behind {name}, 0 to 1", scores(phi[0].cpu().numpy())))
     return Sheet(
         stem=sheet_stem(number, subject.path),
         title=f"{utf8(subject.path.name)}: {subject.explained}",

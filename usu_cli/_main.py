@@ -14,9 +14,11 @@ from usu_cli._arguments import (
     Version,
     add_command,
     add_names,
+    deviation_of_colours,
     given_options,
     natural,
-    number,
+    of_colours,
+    path,
     positive,
     positive_number,
     show_defaults,
@@ -83,14 +85,14 @@ def _add_demo(commands: Commands) -> None:
     text = "explain synthetic pictures whose truth is known; needs no network"
     demo = add_command(commands, "demo", text, _demo)
     folder, count = "folder to write to (default %(default)s)", "how many (default %(default)s)"
-    demo.add_argument("--out", type=Path, default=Path("usu-demo"), help=folder)
+    demo.add_argument("--out", type=path, default=Path("usu-demo"), help=folder)
     demo.add_argument("--images", type=positive, default=6, help=count)
 
 
 def _add_explain(commands: Commands) -> None:
     explain = add_command(commands, "explain", "explain your own images and model", _explain)
     add = explain.add_argument
-    add("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    add("images", nargs="+", type=path, metavar="IMAGE", help="image files")
     _add_model(explain)
     add("--layer", help="layer to explain, as in model.named_modules(); by default the last stage")
     add("--target", help="class to explain, by index or name; by default each image's top-1")
@@ -100,18 +102,18 @@ def _add_explain(commands: Commands) -> None:
         f"may be repeated; by default {','.join(_DEFAULT_UPSAMPLERS)}",
         dest="upsamplers",
     )
-    add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
-    add("--out", type=Path, help="folder to write to")
+    add("--classes", type=path, metavar="FILE", help="class names: .txt, .csv or .json")
+    add("--out", type=path, help="folder to write to")
     show_defaults(explain, ExplainOptions)
 
 
 def _add_compare(commands: Commands) -> None:
     text = "methods and upsamplers side by side on a few images, every map measured"
     compare = add_command(commands, "compare", text, _compare)
-    compare.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    compare.add_argument("images", nargs="+", type=path, metavar="IMAGE", help="image files")
     _add_model(compare)
     _add_maps(compare, _COMPARED_METRICS)
-    compare.add_argument("--out", type=Path, help="folder to write to")
+    compare.add_argument("--out", type=path, help="folder to write to")
     show_defaults(compare, CompareOptions)
 
 
@@ -121,12 +123,12 @@ def _add_evaluate(commands: Commands) -> None:
     add = evaluate.add_argument
     add(
         "--data",
-        type=Path,
+        type=path,
         required=True,
         metavar="DIR|LIST",
         help="folder of images, .txt with a path per line, or .csv: image[,target][,mask]",
     )
-    add("--masks", type=Path, metavar="DIR", help="a/b.png, bright on the object, for a/b.jpg")
+    add("--masks", type=path, metavar="DIR", help="a/b.png, bright on the object, for a/b.jpg")
     add("--images", type=positive, metavar="N", help="only so many, evenly spaced")
     _add_model(evaluate)
     _add_maps(evaluate, _DEFAULT_METRICS)
@@ -135,7 +137,7 @@ def _add_evaluate(commands: Commands) -> None:
         ("--against",),
         "compare with these upsamplers or methods; by default bilinear, if measured",
     )
-    add("--out", type=Path, help="folder to write to")
+    add("--out", type=path, help="folder to write to")
     show_defaults(evaluate, EvaluateOptions)
 
 
@@ -144,7 +146,7 @@ def _add_maps(command: Parser, metrics: tuple[str, ...]) -> None:
     add = command.add_argument
     add("--layer", help="layer to explain, as in model.named_modules(); by default the last stage")
     add("--target", help="class to explain, by index or name; by default each image's top-1")
-    add("--classes", type=Path, metavar="FILE", help="class names: .txt, .csv or .json")
+    add("--classes", type=path, metavar="FILE", help="class names: .txt, .csv or .json")
     add_names(command, ("--methods",), "by default LayerGradCam; all: usu methods")
     add_names(command, ("--upsamplers",), f"by default {','.join(_DEFAULT_UPSAMPLERS)}")
     add_names(command, ("--metrics",), f"by default {','.join(metrics)}")
@@ -169,9 +171,11 @@ def _add_model(command: Parser) -> None:
         help="timm:NAME, torchvision:NAME, package.module:function or FILE.safetensors",
     )
     add("--arch", help="architecture of FILE.safetensors: one of the first three")
-    add("--weights", type=Path, metavar="FILE.safetensors", help="local weights for a named model")
-    add("--mean", type=number, nargs=3, metavar=("R", "G", "B"), help="instead of the model's own")
-    add("--std", type=positive_number, nargs=3, metavar=("R", "G", "B"), help="likewise")
+    add("--weights", type=path, metavar="FILE.safetensors", help="local weights for a named model")
+    rgb = ("R", "G", "B")
+    text = "of values in [0, 1], instead of the model's own"
+    add("--mean", type=of_colours, nargs=3, metavar=rgb, help=text)
+    add("--std", type=deviation_of_colours, nargs=3, metavar=rgb, help="likewise")
     add("--size", type=positive, metavar="PIXELS", help="side of the model's input, likewise")
 
 
@@ -179,16 +183,16 @@ def _add_train_explainer(commands: Commands) -> None:
     text = "train a network to explain your model in one pass; run again to resume"
     train = add_command(commands, "train-explainer", text, _train_explainer)
     add = train.add_argument
-    add("--data", type=Path, required=True, help="folder of images, or .npz with uint8 images")
+    add("--data", type=path, required=True, help="folder of images, or .npz with uint8 images")
     _add_model(train)
-    add("--out", type=Path, help="folder to write to")
+    add("--out", type=path, help="folder to write to")
     add("--held-out", type=positive, help="images to evaluate on, drawn at random")
     add("--labelled", action="store_true", help="one folder per class, or labels in the .npz")
     add(
-        "--classes", type=Path, metavar="FILE", help="class names that folders have: as for explain"
+        "--classes", type=path, metavar="FILE", help="class names that folders have: as for explain"
     )
     add("--encoder", help="the model's own features, or timm:NAME")
-    add("--encoder-weights", type=Path, metavar="FILE.safetensors", help="of a timm encoder")
+    add("--encoder-weights", type=path, metavar="FILE.safetensors", help="of a timm encoder")
     add("--conditioning", choices=("head", "embedding"),
         help="tell the class by the model's last layer, or learn a vector for each")  # fmt: skip
     add("--gradients", action="store_true", help="let it read gradients too: a backward pass more")

@@ -38,7 +38,7 @@ def check_upsamplers(names: Sequence[str]) -> tuple[str, ...]:
     known = usu_core.available()
     for name in names:
         if name not in known:
-            raise unknown("upsampler", name, known)
+            raise unknown("upsampler", name, known, "usu methods")
     return tuple(dict.fromkeys(names))
 
 

@@ -9,7 +9,8 @@ which builds tensors and runs no code.
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +24,8 @@ from usu_cli._classes import imagenet_names
 from usu_cli._errors import UsageError, one_line
 from usu_cli._preprocessing import Preprocessing
 from usu_cli._table import counted
+
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,11 @@ def load_classifier(
         UsageError: if the names or files do not exist or do not fit each other, or the network
             takes no input of that size.
     """
+    check_weights(Path(spec))
     if spec.endswith(".safetensors"):
         if weights is not None:
             raise UsageError(f"--weights is for a named model; {spec!r} already holds weights")
-        weights = Path(spec)
+        weights = Path(spec).expanduser()
         if arch is None:
             if weights.is_file():
                 raise UsageError(f"{spec!r} needs its architecture: --arch {FORMS}")
@@ -80,20 +84,43 @@ def load_classifier(
     return Classifier(name, model, preprocessing, outputs, imagenet_names(outputs))
 
 
+def check_weights(path: Path) -> None:
+    """Raise a UsageError that says how to convert a file, if its name is that of a pickle."""
+    if path.suffix.lower() in _PICKLES:
+        safe = str(path.with_suffix(".safetensors"))
+        raise UsageError(
+            f"{str(path)!r} is a pickle, which may run code; convert it: python -c "
+            '"import torch, safetensors.torch as s; '
+            f's.save_file(torch.load({str(path)!r}, weights_only=True), {safe!r})"'
+        )
+
+
 def _pretrained(architecture: Architecture) -> nn.Module:
     if not architecture.downloads:
         return architecture.pretrained()
-    print(f"fetching the weights of {architecture.name}", file=sys.stderr)
+    with fetching(architecture.name, "--weights"):
+        return architecture.pretrained()
+
+
+@contextmanager
+def fetching(name: str, flag: str) -> Iterator[None]:
+    """Say that weights are being fetched, and if they cannot be, which flag needs no network.
+
+    Raises:
+        UsageError: If they cannot.
+    """
+    # Without a network, the hub gives up after a minute: time to read what would do without.
+    print(f"fetching the weights of {name}; {flag} FILE.safetensors needs none", file=sys.stderr)
     # One line in the end says what a dozen retry warnings would.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        return architecture.pretrained()
+        yield
     # OSError is also the base of urllib's, requests' and the hub's own errors; the others tell of a
     # damaged file, and of one that holds more than tensors.
     except (OSError, RuntimeError, UnpicklingError) as error:
         raise UsageError(
-            f"could not get the weights of {architecture.name} ({one_line(error)}); "
-            "without a network, give --weights FILE.safetensors"
+            f"could not get the weights of {name} ({one_line(error)}); "
+            f"without a network, give {flag} FILE.safetensors"
         ) from error
 
 
@@ -134,6 +161,7 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_weights(path)
     if not path.is_file():
         raise UsageError(f"no such weights file: {str(path)!r}")
     try:
@@ -158,6 +186,11 @@ def _count_outputs(model: nn.Module, size: int, name: str) -> int:
         if channels not in (None, 3):
             raise UsageError(
                 f"{name} takes images of {counted(channels, 'channel')}, and is given RGB: three"
+                + (
+                    "; wrap it: nn.Sequential(torchvision.transforms.Grayscale(), model)"
+                    if channels == 1
+                    else ""
+                )
             ) from error
         raise UsageError(f"{name} takes no input of --size {size}: {one_line(error)}") from error
     # Whatever a person's own model raises is theirs to read, in the one line there is.

@@ -3,7 +3,8 @@
 Colours come from perceptually uniform maps, so that equal steps in value look like equal steps:
 ``inferno`` for attribution, ``viridis`` for scores. Every attribution map of a panel uses the same
 colours; each is scaled to its own 99.5th percentile, because a redistributed map is far more
-concentrated than an interpolated one of the same mass.
+concentrated than an interpolated one of the same mass. A map that stays far above zero, as one of
+probabilities may, is scaled from its lowest value: there would be nothing to see otherwise.
 """
 
 import io
@@ -19,6 +20,14 @@ import numpy.typing as npt
 Picture = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.floating]
 
+COLOURS = (
+    "Each map is scaled to its own 99.5th percentile, in the colours below; where it is low, the "
+    "image shows in grey."
+)
+COARSE_COLOURS = "The coarse grid has no image below it, and is black there."
+SCORE_COLOURS = "Scores of segments have colours of their own, from violet for 0 to yellow for 1."
+
+_FAR = 0.25  # lowest value, relative to the top, from which on a map is far above zero
 _OUTLINE = np.array([64, 224, 255], dtype=np.uint8)
 
 
@@ -52,6 +61,13 @@ def overlay(values: Values, background: Picture) -> Picture:
     return blended
 
 
+def map_panel(title: str, caption: str, values: Values, background: Picture) -> Panel:
+    """Lay a map over the greyed image; the caption also says what would mislead otherwise."""
+    low, top = _range(values)
+    remark = "no positive values" if not top else "drawn from its lowest value" if low else ""
+    return Panel(title, ", ".join(filter(None, (caption, remark))), overlay(values, background))
+
+
 def outlined(picture: Picture, mask: npt.NDArray[np.bool_]) -> Picture:
     """Draw the outline of ``mask``, just outside it."""
     padded = np.pad(mask, 2)
@@ -71,18 +87,19 @@ def panel_png(title: str, panels: Sequence[Panel]) -> bytes:
 
     rows = 1 if len(panels) <= 5 else max(2, -(-len(panels) // 6))
     columns = -(-len(panels) // rows)
-    figure = Figure(figsize=(2.6 * columns, 3.05 * rows + 0.45), dpi=110, layout="constrained")
+    names = [p.title if len(p.title) <= 26 else p.title.replace(", ", ",\n") for p in panels]
+    captions = [fill(panel.caption, 36) for panel in panels]
+    lines = max(name.count("\n") for name in names) + max(c.count("\n") for c in captions)
+    height = (3.05 + 0.16 * lines) * rows + 0.45
+    figure = Figure(figsize=(2.6 * columns, height), dpi=110, layout="constrained")
     figure.suptitle(_plain(fill(title, 26 * columns)), fontsize=12)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
-        axes.axis("off")
-    for axes, panel in zip(grid.flat, panels, strict=False):
+        axes.set(xticks=(), yticks=(), frame_on=False)
+    for axes, panel, name, caption in zip(grid.flat, panels, names, captions, strict=False):
         axes.imshow(panel.picture, interpolation="nearest")
-        axes.set_title(_plain(panel.title), fontsize=10, fontweight="bold")
-        axes.text(
-            0.5, -0.04, _plain(fill(panel.caption, 36)), fontsize=8, color="#444444",
-            transform=axes.transAxes, ha="center", va="top",
-        )  # fmt: skip
+        axes.set_title(_plain(name), fontsize=10, fontweight="bold")
+        axes.set_xlabel(_plain(caption), fontsize=8, color="#444444")
     buffer = io.BytesIO()
     # Names in scripts that the font lacks are boxes here, and right on the page.
     with warnings.catch_warnings():
@@ -102,10 +119,16 @@ def png(picture: Picture) -> bytes:
 
 def _scaled(values: Values) -> Values:
     """Map the positive part to [0, 1], the top 0.5 % of pixels at 1."""
-    positive = np.clip(values.astype(np.float64), 0.0, None)
-    top = np.quantile(positive, 0.995) or positive.max()
-    scaled: Values = np.clip(positive / top, 0.0, 1.0) if top > 0 else positive
+    low, top = _range(values)
+    scaled: Values = np.clip((values.astype(np.float64) - low) / ((top - low) or 1.0), 0.0, 1.0)
     return scaled
+
+
+def _range(values: Values) -> tuple[float, float]:
+    """Return what is drawn as nothing, and as the most."""
+    positive = np.clip(values.astype(np.float64), 0.0, None)
+    low, top = float(positive.min()), float(np.quantile(positive, 0.995) or positive.max())
+    return (low if _FAR * top < low < top else 0.0), top
 
 
 def _repeated(grid: Values, size: tuple[int, int]) -> Values:

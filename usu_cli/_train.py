@@ -1,7 +1,9 @@
 """``usu train-explainer``: fit a ranking network to a person's classifier and images."""
 
+import re
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import fields
 
 import torch
@@ -16,13 +18,18 @@ from usu_captum.ranking import (
     split_images,
     train_explainer,
 )
+from usu_captum.ranking._run_state import FILES, STATE
 from usu_cli._asked import classifier_as_asked
 from usu_cli._errors import UsageError, one_line
-from usu_cli._folder import check_apart, prepare_folder
+from usu_cli._folder import check_apart, check_free, prepare_folder
+from usu_cli._models import check_weights, fetching
 from usu_cli._options import TrainOptions
 from usu_cli._table import counted
 
 _SHOWN = 12  # folders that are told with their outputs
+_FLAGS = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(TrainOptions)}
+_FLAGS |= {"out_dir": "--out", "path": "--data", "folder": "--data", "classifier": "--model"}
+_ARGUMENT = re.compile(rf"""\b({"|".join(_FLAGS)})=("[^"]*"|'[^']*'|\w+)""")
 
 
 def run_train(options: TrainOptions) -> None:
@@ -33,9 +40,24 @@ def run_train(options: TrainOptions) -> None:
     """
     if not options.data.exists():
         raise UsageError(f"--data {str(options.data)!r} does not exist")
+    if options.encoder_weights is not None:
+        check_weights(options.encoder_weights)
     check_apart(options.out, options.data)
+    read = (options.data, options.encoder_weights, options.weights)
+    check_free(
+        options.out,
+        "train-explainer, whose training.safetensors would be there",
+        FILES,
+        own=FILES if (options.out / STATE).exists() else (),
+        inputs=[path for path in read if path is not None],
+    )
     prepare_folder(options.out)
     classifier = classifier_as_asked(options)
+    if classifier.outputs < 2:
+        raise UsageError(
+            f"{classifier.name} has one output, and an explainer tells classes apart: it needs a "
+            "model with at least two"
+        )
     look = classifier.preprocessing
     shape = (3, look.size, look.size)
     space = ImageSpace(look.mean, look.std)
@@ -57,18 +79,20 @@ def run_train(options: TrainOptions) -> None:
         data, held_out = split_images(source, options.held_out, options.seed)
         # The decoder starts at random: a run that is called again must start alike.
         torch.manual_seed(options.seed)
-        network = build_network(
-            NetworkConfig(
-                classifier.outputs,
-                shape,
-                encoder=options.encoder,
-                conditioning=options.conditioning,
-                gradients=options.gradients,
-            ),
-            classifier.model,
-            encoder_weights=options.encoder_weights,
-            pretrained=options.encoder != "classifier" and options.encoder_weights is None,
-        )
+        fetched = options.encoder != "classifier" and options.encoder_weights is None
+        with fetching(options.encoder, "--encoder-weights") if fetched else nullcontext():
+            network = build_network(
+                NetworkConfig(
+                    classifier.outputs,
+                    shape,
+                    encoder=options.encoder,
+                    conditioning=options.conditioning,
+                    gradients=options.gradients,
+                ),
+                classifier.model,
+                encoder_weights=options.encoder_weights,
+                pretrained=fetched,
+            )
         config = TrainingConfig(
             steps=options.steps,
             batch_size=options.batch_size,
@@ -88,7 +112,7 @@ def run_train(options: TrainOptions) -> None:
                 held_out=held_out,
             )  # fmt: skip
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        raise UsageError(_by_its_flag(one_line(error))) from error
+        raise UsageError(_in_flags(one_line(error))) from error
     if not _is_first_process():
         return
     if result.unreadable:
@@ -106,12 +130,23 @@ def run_train(options: TrainOptions) -> None:
     print(f"trained explainer: {result.path}")
 
 
-def _by_its_flag(message: str) -> str:
-    """Name the option instead of the argument that a message begins with."""
+def _in_flags(message: str) -> str:
+    """Say what Python's arguments are to be as it is said on a command line.
+
+    Example:
+        >>> _in_flags('labelled must be False for encoder="timm:NAME". Try labelled=False.')
+        '--labelled must be left out for --encoder timm:NAME. Try leaving out --labelled.'
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = _FLAGS[match[1]], match[2].strip("\"'")
+        return f"leaving out {name}" if value in ("False", "None") else f"{name} {value}"
+
     name, _, rest = message.partition(" ")
-    name = {"out_dir": "out", "path": "data", "folder": "data"}.get(name, name)
-    known = {field.name for field in fields(TrainOptions)}
-    return f"--{name.replace('_', '-')} {rest}" if name in known and rest[:4] == "must" else message
+    if name in _FLAGS and rest.startswith("must"):
+        rest = re.sub("^must be (False|None)", "must be left out", rest)
+        message = f"{_FLAGS[name]} {rest}"
+    return _ARGUMENT.sub(flag, message)
 
 
 def _say_labels(source: object) -> None:

@@ -9,8 +9,3 @@ def versions() -> dict[str, str]:
     """Return the version of this project and of what it computes with."""
     packages = ("torch", "torchvision", "timm", "captum", "scikit-image", "numpy")
     return {"usu-attribution": usu_core.__version__, **{name: version(name) for name in packages}}
-
-
-def versions_text() -> str:
-    """Return the same in one line, to be shown."""
-    return ", ".join(f"{name} {number}" for name, number in versions().items())

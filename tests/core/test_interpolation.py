@@ -41,6 +41,13 @@ def test_other_ranks_equal_torch_bit_for_bit(
     )
 
 
+def test_bilinear_leaves_seven_sixteenths_of_a_cell_outside_it() -> None:
+    cells = torch.zeros(1, 1, 7, 7)
+    cells[..., 3, 3] = 1.0
+    fine = interpolate(cells, (224, 224), "bilinear")[0, 0]
+    torch.testing.assert_close(fine[96:128, 96:128].sum() / fine.sum(), torch.tensor(9 / 16))
+
+
 @pytest.mark.parametrize(("cells", "size"), SIZES)
 def test_lanczos_equals_pillow(rand: Any, cells: tuple[int, ...], size: tuple[int, ...]) -> None:
     values = rand(1, 1, *cells) - 0.3

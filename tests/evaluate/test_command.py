@@ -14,7 +14,7 @@ from PIL import Image
 
 from usu_captum import ForwardScore
 from usu_cli._errors import UsageError
-from usu_cli.evaluate import Journal, Record, list_items, read_records
+from usu_cli.evaluate import Journal, Record, _plots, list_items, read_records, summarise
 from usu_cli.evaluate._maps import FineMap
 from usu_cli.evaluate._plan import Plan
 from usu_cli.evaluate._run import evaluate
@@ -232,8 +232,9 @@ def test_results_of_other_settings_are_not_mixed(
         (("--methods", "GradCamm"), "did you mean GradCAM"),
         (("--upsamplers", "bilinaer"), "did you mean bilinear"),
         (("--metrics", "deletoin"), "did you mean deletion"),
+        (("--metrics", "confidence"), "(see usu methods)"),
         (("--against", "usu-fast"), "unknown upsampler or method to compare with 'usu-fast'"),
-        (("--metrics", "deletion,iou"), "iou compare with masks"),
+        (("--metrics", "deletion,iou"), "masks are needed for iou; give --masks DIR"),
         (("--layer", "layer9"), "unknown layer"),
         (("--masks", "."), "no masks in"),
         (("--methods", "random", "--metrics", "sparseness,mass-error"), "mass-error is of coarse"),
@@ -442,3 +443,32 @@ def test_what_is_done_is_read_while_no_one_else_can_write(
     monkeypatch.setattr("usu_cli.evaluate._run.read_records", read)
     run(tmp_path, "--methods", "random", "--metrics", "sparseness", "--images", "1")
     assert len(read_records(tmp_path)) == 1
+
+
+def test_no_name_to_compare_with_is_a_dash(
+    done: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(done, *SMALL, "--against", "foo")
+    said = capsys.readouterr().err
+    assert said.endswith("there are: LayerGradCam, bilinear, nearest, random, usu\n")
+
+
+@pytest.mark.parametrize("count", [3, 13, 40])
+def test_colours_are_the_same_in_all_pictures_and_no_two_alike(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [
+        Record(f"{image}", "LayerGradCam", f"way {way}", "deletion", (way * image) % 7 / 7, 0, 0)
+        for way in range(count)
+        for image in range(1, 5)
+    ]
+    summary = summarise(records, ())
+    drawn: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        "scikit_posthocs.critical_difference_diagram",
+        lambda *_, color_palette, **__: drawn.append(color_palette),
+    )
+    assert _plots.ranks(summary, "deletion")
+    assert drawn == [_plots._colours(summary)]
+    assert len(set(drawn[0].values())) == count

@@ -1,14 +1,19 @@
 """``usu compare``: the figures of ``usu evaluate``, on a page of pictures."""
 
+import html
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from usu_cli import main
-from usu_cli.evaluate import read_records
+from usu_cli.evaluate import _compare, read_records
 
 MAPS = ("--methods", "LayerGradCam,Occlusion", "--upsamplers", "bilinear,usu")
 
@@ -62,6 +67,19 @@ def test_page_and_pictures_show_every_map(done: Path) -> None:
     for name in ("01_1.png", "02_2.png"):
         with Image.open(done / name) as picture:
             assert min(picture.size) > 200
+
+
+def test_page_says_how_it_was_made(done: Path) -> None:
+    page = html.unescape((done / "report.html").read_text(encoding="utf-8"))
+    facts = dict(re.findall(r"<dt>(.+?)</dt><dd>(.+?)</dd>", page))
+    assert list(facts) == [
+        "Model", "Preprocessing", "Layer", "Target", "Evaluations", "Steps", "Samples",
+        "Precision", "Seed", "Versions",
+    ]  # fmt: skip
+    assert (facts["Steps"], facts["Samples"], facts["Seed"]) == ("4", "8", "0")
+    assert facts["Target"] == "each image's first class"
+    assert facts["Evaluations"] == "12 for methods that perturb the image"
+    assert page.count("Evaluations for scores: images that the model was run on") == 3
 
 
 def test_table_is_the_mean(
@@ -127,3 +145,58 @@ def test_a_model_without_parameters(
     main(["compare", image, "--model", "bare_models:pools", "--size", "64",
           "--upsamplers", "bilinear", "--metrics", "sparseness", "--out", "o"])  # fmt: skip
     assert json.loads((tmp_path / "o" / "manifest.json").read_text())["records"][0]["value"]
+
+
+@pytest.fixture
+def odd_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a module with a classifier, the same with a softmax, and a regression where it runs."""
+    (tmp_path / "odd_nets.py").write_text(
+        "import timm, torch\n"
+        "from torch import nn\n"
+        "def net(outputs):\n"
+        "    torch.manual_seed(0)\n"
+        "    return timm.create_model('test_resnet', num_classes=outputs)\n"
+        "def logits(): return net(5)\n"
+        "def probabilities(): return nn.Sequential(net(5), nn.Softmax(1))\n"
+        "def single(): return net(1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd_nets", raising=False)
+
+
+@pytest.mark.usefixtures("odd_nets")
+def test_probabilities_are_not_squashed_again(work: Path) -> None:
+    found = []
+    for model in ("logits", "probabilities"):
+        main(["compare", str(work / "images" / "a" / "1.png"), "--model", f"odd_nets:{model}",
+              "--size", "64", "--methods", "RISE,random", "--evaluations", "12",
+              "--steps", "4", "--samples", "8", "--out", model,
+              "--metrics", "deletion,correlation,pixel-flipping,irof,road,diffid"])  # fmt: skip
+        records = json.loads(Path(model, "manifest.json").read_text())["records"]
+        found.append({(r["method"], r["metric"]): r["value"] for r in records})
+    for key, value in found[0].items():
+        assert value == pytest.approx(found[1][key], abs=1e-4), key
+
+
+@pytest.mark.usefixtures("odd_nets")
+def test_a_single_output_is_no_probability(work: Path) -> None:
+    main(["compare", str(work / "images" / "a" / "1.png"), "--model", "odd_nets:single",
+          "--size", "64", "--methods", "random", "--steps", "4", "--out", "o"])  # fmt: skip
+    page = Path("o", "report.html").read_text(encoding="utf-8")
+    assert "Deletion: score while pixels are replaced" in page
+    assert "robability" not in page
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda(start: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+    make = _compare.make_subject
+
+    def noted(*arguments: Any) -> Any:
+        subject = make(*arguments)
+        devices.append(subject.inputs.device.type)
+        return subject
+
+    monkeypatch.setattr(_compare, "make_subject", noted)
+    main([*start, *MAPS, "--out", str(tmp_path)])
+    assert devices == ["cuda"] * 2

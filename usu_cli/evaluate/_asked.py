@@ -17,8 +17,8 @@ from usu_core import resolve
 
 def check_maps(options: MapOptions) -> None:
     """Raise a UsageError if a method, a metric or an upsampler is unknown, or can have no value."""
-    check_known("method", options.methods, known_methods())
-    check_known("metric", options.metrics, MEASURES)
+    check_known("method", options.methods, known_methods(), "usu methods")
+    check_known("metric", options.metrics, MEASURES, "usu methods")
     check_upsamplers(options.upsamplers)
     of_coarse = [metric for metric in options.metrics if MEASURES[metric].run is None]
     if of_coarse and not any(is_coarse(method) for method in options.methods):
@@ -28,12 +28,12 @@ def check_maps(options: MapOptions) -> None:
         )
 
 
-def check_known(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise a UsageError at the first name that is not known."""
+def check_known(kind: str, given: Iterable[str], known: Iterable[str], where: str = "") -> None:
+    """Raise a UsageError at the first name that is not known, saying ``where`` they are listed."""
     names = list(known)
     for name in given:
         if name not in names:
-            raise unknown(kind, name, names)
+            raise unknown(kind, name, names, where)
 
 
 def plan_as_asked(options: MapOptions, classifier: Classifier) -> Plan:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from usu_cli._asked import classifier_as_asked
+from usu_cli._asked import classifier_as_asked, to_device
 from usu_cli._errors import UsageError
 from usu_cli._folder import check_free, prepare_folder
 from usu_cli._options import EvaluateOptions
@@ -16,6 +16,7 @@ from usu_cli.evaluate._asked import check_known, check_maps, plan_as_asked
 from usu_cli.evaluate._fingerprints import IMAGES
 from usu_cli.evaluate._items import Item, list_items
 from usu_cli.evaluate._journal import Record, read_records
+from usu_cli.evaluate._maps import AS_IS
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._page import FILES, write_summary
 from usu_cli.evaluate._plan import SETTINGS, read_settings
@@ -47,14 +48,14 @@ def run_evaluate(options: EvaluateOptions) -> None:
     masked = [metric for metric in options.metrics if MEASURES[metric].needs_mask]
     if masked and not any(item.mask for item in items):
         raise UsageError(
-            f"{', '.join(masked)} compare with masks; give --masks DIR or a list with masks"
+            f"masks are needed for {', '.join(masked)}; give --masks DIR or a list with masks"
         )
     _check_free(options, items)
     prepare_folder(options.out)
     classifier = classifier_as_asked(options)
     plan = plan_as_asked(options, classifier)
     processes = _Processes()
-    classifier.model.to(processes.device)
+    to_device(classifier.model)
     with_mask = sum(item.mask is not None for item in items)
     if processes.first and 0 < with_mask < len(items):
         has = "has" if with_mask == 1 else "have"
@@ -79,7 +80,6 @@ class _Processes:
         self.index: int = state.process_index
         self.count: int = state.num_processes
         self.first: bool = state.is_main_process
-        self.device: torch.device = state.device
         self._state = state
 
     def wait(self) -> None:
@@ -112,6 +112,7 @@ def _check_names(options: EvaluateOptions) -> tuple[str, ...]:
     peers = set(options.upsamplers if coarse else ())
     peers |= {method for method in options.methods if not is_coarse(method)}
     peers |= {part for r in read_records(options.out) for part in (r.method, r.upsampler)}
+    peers.discard(AS_IS)
     against = options.against
     if against is None:
         against = ("bilinear",) if "bilinear" in peers else ()

@@ -8,28 +8,29 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from usu_cli._asked import classifier_as_asked
+from usu_cli._about import about_all, facts
+from usu_cli._asked import classifier_as_asked, to_device
 from usu_cli._classes import class_name
 from usu_cli._errors import UsageError
 from usu_cli._folder import prepare_report
 from usu_cli._images import read_image, utf8
 from usu_cli._models import Classifier
 from usu_cli._options import CompareOptions
-from usu_cli._pictures import Panel, overlay
+from usu_cli._pictures import COLOURS, Panel, map_panel
 from usu_cli._report import Report, Sheet, Table, sheet_stem, write_report
 from usu_cli._table import counted, text_table
-from usu_cli._versions import versions, versions_text
+from usu_cli._versions import versions
 from usu_cli.evaluate._asked import check_maps, plan_as_asked
 from usu_cli.evaluate._items import Item
 from usu_cli.evaluate._journal import Record
-from usu_cli.evaluate._maps import FineMap
+from usu_cli.evaluate._maps import AS_IS, FineMap
 from usu_cli.evaluate._measures import MEASURES
 from usu_cli.evaluate._plan import Plan
 from usu_cli.evaluate._run import measure_item
 from usu_cli.evaluate._sources import Subject
 from usu_cli.evaluate._subjects import make_methods, make_subject
 from usu_cli.evaluate._summary import label, summarise
-from usu_cli.evaluate._tables import figure, means
+from usu_cli.evaluate._tables import EVALUATIONS, figure, means
 
 
 def run_compare(options: CompareOptions) -> None:
@@ -41,12 +42,15 @@ def run_compare(options: CompareOptions) -> None:
     check_maps(options)
     masked = [metric for metric in options.metrics if MEASURES[metric].needs_mask]
     if masked:
-        raise UsageError(f"{', '.join(masked)} compare with masks; usu evaluate --masks takes them")
+        raise UsageError(
+            f"masks are needed for {', '.join(masked)}; usu evaluate --masks takes them"
+        )
     paths = list(dict.fromkeys(options.images))
     stems = [sheet_stem(number, path) for number, path in enumerate(paths, start=1)]
     prepare_report(options.out, "compare", stems, paths)
     classifier = classifier_as_asked(options)
     plan = plan_as_asked(options, classifier)
+    to_device(classifier.model)
     methods = make_methods(classifier, plan)
     # Everything is read before anything is explained: that is quick.
     items = [Item(utf8(str(path)), path) for path in paths]
@@ -78,8 +82,8 @@ def _sheet(
             for record in records
             if (record.method, record.upsampler) == (m.method, m.upsampler)
         ]
-        drawn = overlay(m.values.cpu().numpy(), picture)
-        panels.append(Panel(label((m.method, m.upsampler)), ", ".join(values), drawn))
+        name, drawn = label((m.method, m.upsampler)), m.values.cpu().numpy()
+        panels.append(map_panel(name, ", ".join(values), drawn, picture))
     return Sheet(
         stem=sheet_stem(number, item.path),
         title=f"{utf8(item.path.name)}: {explained}",
@@ -92,7 +96,8 @@ def _sheet(
 def _table(records: Sequence[Record]) -> Table:
     summary = summarise(records, ())
     failed = "; ".join(dict.fromkeys(f"{r.metric}: {r.error}" for r in summary.errors))
-    return Table(*means(summary), f"Without a value: {failed}." if failed else "")
+    without = f" Without a value: {failed}." if failed else ""
+    return Table(*means(summary), f"{EVALUATIONS}{without}")
 
 
 def _write(
@@ -103,30 +108,29 @@ def _write(
     out: Path,
 ) -> None:
     total = _table(records)
-    report = Report(
-        title=f"Attribution maps of {classifier.name}, side by side",
-        lead=(
-            "Every method's map, and every way of bringing a coarse one to the image's size. Each "
-            "map is scaled to its own 99.5th percentile; all share one colour scale, and show what "
-            "speaks for the class.",
-            *(f"{name.capitalize()}: {MEASURES[name].about}." for name in plan.metrics),
-            "A few images are a look, not evidence: usu evaluate measures many, and tests.",
-        ),
-        facts={
-            "Model": classifier.name,
-            "Layer": plan.layer,
-            "Evaluations": f"{plan.evaluations} for methods that perturb the image",
-            "Versions": versions_text(),
-        },
-        sheets=sheets,
-        summary=total if len(sheets) > 1 else None,
-    )
+    metrics = [f"{name.capitalize()}: {MEASURES[name].about}." for name in plan.metrics]
+    if classifier.outputs == 1:  # which is no probability
+        metrics = [text.replace("probability", "score") for text in metrics]
+    target = None if plan.target is None else class_name(plan.target, classifier.classes)
     settings: dict[str, Any] = {
         **{k: v for k, v in vars(plan).items() if k != "upsamplers"},
         "model": classifier.name,
         "preprocessing": asdict(classifier.preprocessing),
         "upsamplers": list(plan.upsamplers),
     }
+    report = Report(
+        title=f"Attribution maps of {classifier.name}, side by side",
+        lead=(
+            "Every method's map, and every way of bringing a coarse one to the image's size: what "
+            f"speaks for the class. {COLOURS}",
+            about_all(dict.fromkeys(r.upsampler for r in records if r.upsampler != AS_IS)),
+            *metrics,
+            "A few images are a look, not evidence: usu evaluate measures many, and tests.",
+        ),
+        facts=facts({**settings, "target": target, "versions": versions()}),
+        sheets=sheets,
+        summary=total if len(sheets) > 1 else None,
+    )
     manifest = {
         "command": "compare",
         "settings": settings,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from usu_cli._about import facts
 from usu_cli._folder import PAGE
 from usu_cli._report import Table, template
 from usu_cli._table import counted
@@ -77,7 +78,7 @@ def _page(
         Part(
             "Means",
             f"{counted(summary.images, 'image')}. {_marks(peer)}",
-            Table(*_tables.means(summary, peer)),
+            Table(*_tables.means(summary, peer), _tables.EVALUATIONS),
         ),
         Part("Curves", "Means over images and references.", picture=pictures["curves"]),
         Part("Image by image", f"Each point is an image; {peer} across.",
@@ -93,19 +94,15 @@ def _page(
                 pictures[f"ranks-{metric}"],
             )
         )
-    facts = {
-        name: ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        for name, value in settings.items()
-        if name != "upsamplers"
-    }
+    made = facts(settings)
     if settings.get("target") is None:
-        facts["target"] = "each image's first class, or the list's"
+        made["Target"] = "each image's first class, or the list's"
     if summary.errors:
-        facts["values that could not be measured"] = str(len(summary.errors))
+        made["Values that could not be measured"] = str(len(summary.errors))
     html: str = template("evaluate.html.j2").render(
         title=f"Attribution maps of {settings['model']}, compared",
         parts=[part for part in parts if part.table or part.picture],
-        facts=facts,
+        facts=made,
     )
     return html
 

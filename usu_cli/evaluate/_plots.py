@@ -72,6 +72,7 @@ def ranks(summary: Summary, metric: str) -> bytes | None:
     scikit_posthocs.critical_difference_diagram(
         rank, scikit_posthocs.posthoc_nemenyi_friedman(frame), ax=axes,
         label_fmt_left="{label} ({rank:.2f})  ", label_fmt_right="  ({rank:.2f}) {label}",
+        color_palette={name: c for name, c in _colours(summary).items() if name in rank},
     )  # fmt: skip
     axes.set_title(f"{metric}: mean rank over {len(values)} images, best first", fontsize=10)
     return _png(figure)
@@ -110,7 +111,7 @@ def scatter(summary: Summary, peer: str) -> bytes | None:
     return _png(figure)
 
 
-def _scatter(axes: Any, summary: Summary, metric: str, peer: str, colours: dict[str, Any]) -> None:
+def _scatter(axes: Any, summary: Summary, metric: str, peer: str, colours: dict[str, str]) -> None:
     points: dict[str, list[tuple[float, float]]] = {}
     for c in summary.comparisons:
         if c.metric == metric and peer in c.peer:
@@ -153,12 +154,18 @@ def _entry(name: MapName) -> str:
     return name[0] if name[1] == AS_IS else name[1]
 
 
-def _colours(summary: Summary) -> dict[str, Any]:
+def _colours(summary: Summary) -> dict[str, str]:
+    """Return a colour for each entry, the same in all pictures, and no two alike."""
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
 
     entries = dict.fromkeys(_entry(name) for name in summary.maps)
-    palette = colormaps["tab20" if len(entries) > 10 else "tab10"]
-    return {entry: palette(i % palette.N) for i, entry in enumerate(entries)}
+    count = len(entries)
+    if count <= 20:
+        colours = colormaps["tab20" if count > 10 else "tab10"](range(count))
+    else:
+        colours = colormaps["turbo"](np.linspace(0, 1, count))
+    return {entry: to_hex(colour) for entry, colour in zip(entries, colours, strict=True)}
 
 
 def _png(figure: Figure) -> bytes:

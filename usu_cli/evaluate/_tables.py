@@ -12,6 +12,12 @@ _ARROWS = {True: "↑", False: "↓", None: ""}
 _LATEX_ARROWS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 _SIGNIFICANT = 0.05
 
+EVALUATIONS = (
+    "Evaluations for scores: images that the model was run on for the scores of segments, or by a "
+    "method that takes --evaluations; maps with the same scores share them. What methods cost "
+    "besides, in gradients, along paths and within a CAM, is not counted."
+)
+
 Rows = list[list[str]]
 
 
@@ -26,7 +32,7 @@ def means(summary: Summary, peer: str | None = None) -> tuple[list[str], Rows]:
     Returns:
         Header and rows.
     """
-    header = ["method", "upsampler", "evaluations"]
+    header = ["method", "upsampler", "evaluations for scores"]
     header += [f"{metric} {_ARROWS[MEASURES[metric].higher_is_better]}".strip()
                for metric in summary.metrics]  # fmt: skip
     marks = {
@@ -74,8 +80,7 @@ def comparisons(chosen: Sequence[Comparison]) -> tuple[list[str], Rows]:
 def markdown(summary: Summary, peer: str | None) -> str:
     """Return the whole summary as Markdown."""
     parts = [_table(means(summary, peer), "github")]
-    if peer is not None:
-        parts.append(note(peer))
+    parts.append(EVALUATIONS if peer is None else f"{note(peer)} {EVALUATIONS}")
     for metric in summary.metrics:
         chosen = [c for c in summary.comparisons if c.metric == metric]
         if chosen:
