@@ -27,7 +27,7 @@ COLOURS = (
 COARSE_COLOURS = "The coarse grid has no image below it, and is black there."
 SCORE_COLOURS = "Scores of segments have colours of their own, from violet for 0 to yellow for 1."
 
-_FAR = 0.25  # lowest value, relative to the top, from which on a map is far above zero
+_FAR = 0.5  # lowest value, relative to the top, from which on a map is far above zero
 _OUTLINE = np.array([64, 224, 255], dtype=np.uint8)
 
 
