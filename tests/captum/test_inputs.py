@@ -377,3 +377,50 @@ def test_a_service_may_answer_on_another_device() -> None:
     score = ForwardScore(lambda images: torch.ones(len(images), 2), 1)
     values = score.evaluate(torch.empty(3, 1, 4, 4, device="meta"), torch.arange(3), "logit")
     assert values.device.type == "meta"
+
+
+def test_upsamplers_get_the_image_without_a_graph(net: Any) -> None:
+    flags: list[bool] = []
+
+    def plain(cells: Tensor, *, image: Tensor, score: Any) -> Tensor:
+        flags.append(image.requires_grad)
+        return cells.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    images = torch.rand(1, 3, 16, 12, requires_grad=True)
+    fine_map(LayerGradCam(net, net.relu2), images, plain)
+    assert flags == [False]
+
+
+def test_further_arguments_follow_examples_of_an_unknown_batch() -> None:
+    scale, flag = torch.tensor([1.0, 10.0]), torch.tensor([3.0])
+    score = ForwardScore(lambda x, s, f: x.sum((1, 2, 3)) * s * f, None, (scale, flag))
+    values = score.evaluate(torch.ones(3, 1, 2, 2), torch.tensor([1, 0, 1]), "logit")
+    assert values.tolist() == [120.0, 12.0, 120.0]
+
+
+def test_a_tensor_of_one_target_is_for_all(net: Any, guided: Any) -> None:
+    images = torch.rand(3, 3, 16, 12)
+    method = LayerGradCam(net, net.relu2)
+    expected = method.attribute(images, target=2, upsampler=guided)
+    for target in (torch.tensor(2), torch.tensor([2])):
+        found = method.attribute(images, target=target, upsampler=guided)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("of_the_input", [False, True])
+def test_guided_grad_cam_of_a_layers_input(net: Any, of_the_input: bool) -> None:
+    images = torch.rand(2, 3, 16, 12, requires_grad=True)
+    arguments = {"target": 1, "attribute_to_layer_input": of_the_input}
+    plain = captum_attr.GuidedGradCam(net, net.second).attribute(
+        images, interpolate_mode="nearest", **arguments
+    )
+    found = GuidedGradCam(net, net.second).attribute(images, upsampler="nearest", **arguments)
+    assert plain.any()
+    torch.testing.assert_close(found, plain, atol=0, rtol=1e-5)  # values are near 1e-7
+
+
+def test_interpolate_keeps_channels() -> None:
+    cells, image = torch.rand(2, 3, 4, 3), torch.rand(2, 1, 16, 12)
+    fine = interpolate(cells, (16, 12), "bilinear-conserving", image=image)
+    assert fine.shape == (2, 3, 16, 12)
+    torch.testing.assert_close(CellGrid.even((4, 3), (16, 12)).mean(fine), cells)

@@ -215,3 +215,36 @@ def test_labels_of_a_layer_mask_may_be_any_integers(net: Any, guided: Any) -> No
     expected = method.attribute(images, target=1, layer_mask=dense, upsampler=guided)
     found = method.attribute(images, target=1, layer_mask=labels, upsampler=guided)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_window_as_high_as_the_image_overlaps_none(net: Any, guided: Any) -> None:
+    """Whatever its stride there; and the last one along the other axis is cut off, and whole."""
+    images = torch.rand(2, 3, 16, 12)
+    window, stride = (3, 16, 5), (3, 1, 5)
+    coarse = captum_attr.Occlusion(net).attribute(images, window, stride, target=1)
+    fine = Occlusion(net).attribute(images, window, stride, target=1, upsampler=guided)
+    labels = (torch.arange(12) // 5).expand(1, 1, 16, 12)
+    torch.testing.assert_close(
+        patch_sums(fine, labels), effects(coarse, labels), atol=1e-6, rtol=1e-4
+    )
+
+
+def test_cells_of_overlapping_windows_end_where_a_cut_off_window_begins() -> None:
+    from usu_captum._patch_cells import window_cells
+
+    coarse = captum_attr.Occlusion(lambda x: x.square().sum((1, 2, 3))).attribute(
+        torch.rand(1, 1, 12, 13), (1, 6, 5), (1, 4, 3)
+    )
+    cells, _ = window_cells(coarse, (1, 6, 5), (1, 4, 3))
+    # Captum's value is the same all over a cell, and so its largest is its smallest.
+    torch.testing.assert_close(cells.grid.max(coarse), -cells.grid.max(-coarse))
+
+
+def test_groups_of_a_layer_mask_are_counted_in_each_example() -> None:
+    from usu_captum._layer_maps import _shared
+
+    mask = torch.tensor([[[[0, 0], [0, 1]]], [[[1, 0], [1, 1]]]])
+    found = _shared(torch.full((2, 3, 2, 2), 9.0), mask)
+    # A group has its members in all three channels.
+    assert found[0, 0].tolist() == [[1.0, 1.0], [1.0, 3.0]]
+    assert found[1, 2].tolist() == [[1.0, 3.0], [1.0, 1.0]]

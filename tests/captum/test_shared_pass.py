@@ -179,3 +179,91 @@ def test_one_image_in_a_tuple_is_that_image(model: Counted, images: Tensor) -> N
     method = LayerGradCam(model, model.coarse)
     plain = method.attribute(images, target=1, upsampler="usu-fast")
     assert torch.equal(method.attribute((images,), target=1, upsampler="usu-fast"), plain)
+
+
+def test_maps_may_lack_two_cells_of_border() -> None:
+    """An unpadded convolution of 5 x 5 and stride 2 makes 12 of 28, where 14 would be all."""
+    assert is_scaled((12, 12), (28, 28))
+
+
+def test_one_part_in_training_mode_is_scored_in_a_pass_of_its_own(
+    model: Counted, images: Tensor
+) -> None:
+    model.fine.train()
+    LayerGradCam(model, model.coarse).attribute(images, target=1, upsampler="usu-fast")
+    assert model.passes == 2
+
+
+def test_activations_twice_as_fine_are_no_guide(model: Counted, images: Tensor) -> None:
+    model.coarse[0].stride = (2, 2)
+    guide = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(guide)[:, 1].sum(), guide)
+    effect = (gradient * images).sum(1).abs()
+    upsampler = resolve("usu-fast")
+
+    class Known:
+        def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
+            raise AssertionError("the effects are at hand")
+
+        def pixel_effects(self, images: Tensor, output: str) -> Tensor:
+            return effect
+
+    cells = captum.attr.LayerGradCam(model, model.coarse).attribute(images, target=1)
+    expected = upsampler(cells, score_map=upsampler.score_map(images, Known()).values)
+    fine = LayerGradCam(model, model.coarse).attribute(images, target=1, upsampler="usu-fast")
+    torch.testing.assert_close(fine, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_guide_is_the_last_before_the_layer(model: Counted, images: Tensor) -> None:
+    """Neither the first fine activation nor one that is made of the layer's own."""
+    model.fine[1] = nn.Tanh()  # unlike ReLU, its output times gradient is not its input's
+    model.coarse[1].register_forward_hook(lambda *_: None)
+    wider = nn.Upsample(scale_factor=4)
+    model.head = nn.Sequential(nn.Unflatten(1, (6, 1, 1)), wider, nn.Flatten(), nn.Linear(96, 5))
+
+    class Decoding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fine, self.coarse, self.up = model.fine, model.coarse, nn.Upsample(scale_factor=4)
+            self.head = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.up(self.coarse(self.fine(x)))).mean((2, 3)))
+
+    decoding = Decoding().eval()
+    activations = decoding.fine(images).detach().requires_grad_()
+    wide = torch.tanh(decoding.up(decoding.coarse(activations)))
+    (gradient,) = torch.autograd.grad(decoding.head(wide.mean((2, 3)))[:, 1].sum(), activations)
+    effect = (gradient * activations).sum(1).abs().detach()
+    upsampler = resolve("usu-fast")
+
+    class Known:
+        def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
+            raise AssertionError("the effects are at hand")
+
+        def pixel_effects(self, images: Tensor, output: str) -> Tensor:
+            return effect.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+    cells = captum.attr.LayerGradCam(decoding, decoding.coarse).attribute(images, target=1)
+    expected = upsampler(cells, score_map=upsampler.score_map(images, Known()).values)
+    fine = LayerGradCam(decoding, decoding.coarse).attribute(images, target=1, upsampler="usu-fast")
+    torch.testing.assert_close(fine, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_effects_are_of_the_recorded_images_and_given_once(model: Counted, images: Tensor) -> None:
+    from usu_captum._shared_pass import SharedPass, SharedScore
+
+    shared = SharedPass(model, model.coarse, images)
+    with shared.recording():
+        model(shared.inputs)
+    score = SharedScore(shared, model, 1, None, (images,), 0)
+    assert score.pixel_effects(images[:1], "logit") is None
+    assert score.pixel_effects(images, "logit") is not None
+    assert score.pixel_effects(images, "logit") is None  # nothing holds the graph any more
+
+
+def test_a_callers_own_gradient_arguments_are_not_replaced(model: Counted, images: Tensor) -> None:
+    LayerGradCam(model, model.coarse).attribute(
+        images, target=1, upsampler="usu-fast", grad_kwargs={"retain_graph": False}
+    )
+    assert model.passes == 2

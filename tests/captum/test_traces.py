@@ -196,3 +196,27 @@ def test_blocks_that_overlap_restore_the_mode_when_the_last_ends(net: Any) -> No
     assert not any(module.training for module in net.modules())
     second.__exit__(None, None, None)
     assert all(module.training is (module is not net.norm) for module in net.modules())
+
+
+def test_finding_a_layer_leaves_no_hooks(net: Any, hooks: Any) -> None:
+    from usu_captum import default_layer
+
+    default_layer(net, torch.rand(1, 3, 16, 12))
+    assert hooks(net) == 0
+    with pytest.raises(RuntimeError):
+        default_layer(net, torch.rand(1, 2, 16, 12))
+    assert hooks(net) == 0
+
+
+def test_masks_of_each_example_are_not_scored_in_training_mode(case: Any, mask: Any) -> None:
+    it, modes = case("FeatureAblation"), []
+
+    def plain(cells: Any, *, image: Any, score: Any, grid: Any) -> Any:
+        modes.append(it.model.training)
+        return grid.expand(cells)
+
+    it.arguments["feature_mask"] = torch.cat([mask(2, 2, 16, 12), mask(4, 1, 16, 12)])
+    it.model.train()
+    it.ours.attribute(it.images, **it.arguments, upsampler=plain)
+    assert modes == [False, False]
+    assert it.model.training

@@ -415,3 +415,78 @@ def test_convolutions_stride_as_they_like() -> None:
         images, target=1, upsampler="nearest", grid=CellGrid.even((2, 24), (32, 96))
     )
     assert torch.equal(told, fine)
+
+
+def test_odd_grids_are_halved_rounding_up() -> None:
+    model, images = torchvision_swin(), torch.rand(1, 3, 28, 44)  # 7 x 11, then 4 x 6
+    layer = [m for m in model.modules() if type(m).__name__ == "SwinTransformerBlock"][-1]
+    maps, gradient = layer_output(model, layer, images, 1)
+    assert tuple(maps.shape[1:3]) == (4, 6)
+    method = LayerGradientXActivation(model, layer)
+    fine = method.attribute(images, target=1, upsampler="nearest")
+    coarse = (maps * gradient).sum(3)[:, None]
+    torch.testing.assert_close(fine, torch.nn.functional.interpolate(coarse, (28, 44)))
+
+
+def test_what_may_be_either_has_its_channels_first() -> None:
+    """Four channels of 4 x 4, of a plain transformer, whose maps are those of convolutions."""
+    from usu_captum._layout import lay_out
+    from usu_captum._options import Options
+
+    model, values = torchvision_vit(), torch.rand(1, 4, 4, 4)
+    assert token_grid(model, torch.rand(1, 3, 32, 32)) == (4, 4, 1)
+    found = lay_out(values, torch.rand(1, 3, 32, 32), model, model.encoder.dropout, Options())
+    assert torch.equal(found, values)
+
+
+class Windowed(nn.Module):
+    """Looks at each quarter of its map as an example of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.inside = nn.Conv2d(3, 4, 4, 4), nn.Identity()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        quarters = self.embed(images).unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)
+        seen = self.inside(quarters.flatten(0, 2))
+        return self.head(seen.mean((2, 3)).unflatten(0, (-1, 4)).mean(1))
+
+
+def test_windows_are_no_maps_of_the_image() -> None:
+    assert default_layer(Windowed(), torch.rand(2, 3, 32, 32))[0] == "embed"
+
+
+@pytest.mark.parametrize("summation", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_grad_cam_of_tokens_heeds_captums_options(summation: bool, relu: bool) -> None:
+    model, images = vit(img_size=(64, 96)), torch.rand(1, 3, 64, 96)
+    layer = model.blocks[1].norm1
+    tokens, gradient = layer_output(model, layer, images, 1)
+    values, slopes = (
+        part[:, 1:].transpose(1, 2).reshape(1, -1, 4, 6) for part in (tokens, gradient)
+    )
+    expected = slopes.mean((2, 3), keepdim=True) * values
+    expected = expected.sum(1, keepdim=True) if summation else expected
+    fine = LayerGradCam(model, layer).attribute(
+        images, target=1, upsampler="nearest", reduce=None,
+        relu_attributions=relu, attr_dim_summation=summation,
+    )  # fmt: skip
+    assert_close_to(cells_of(fine, 4, 6), expected.relu() if relu else expected)
+
+
+def test_grad_cam_of_tokens_heeds_a_layers_input() -> None:
+    model, images = vit(img_size=(64, 96)), torch.rand(1, 3, 64, 96)
+    seen = []
+    handle = model.blocks[1].norm1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    outputs = model(images)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(outputs[:, 1].sum(), seen[0])
+    values, slopes = (
+        part.detach()[:, 1:].transpose(1, 2).reshape(1, -1, 4, 6) for part in (seen[0], gradient)
+    )
+    fine = LayerGradCam(model, model.blocks[1].norm1).attribute(
+        images, target=1, upsampler="nearest", attribute_to_layer_input=True
+    )
+    expected = (slopes.mean((2, 3), keepdim=True) * values).sum(1, keepdim=True)
+    assert_close_to(cells_of(fine, 4, 6), expected)

@@ -172,3 +172,9 @@ def test_labels_that_make_no_grid_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         CellGrid.from_labels(labels, cells)
+
+
+def test_a_float_sum_would_move_this_border() -> None:
+    # 1/3 + (17/3 - 1/3) / 2 is 3 exactly, and more than 3 in floating point.
+    grid = CellGrid.box((2,), (6,), (Fraction(1, 3), Fraction(17, 3)))
+    assert grid.labels().tolist() == [-1, 0, 0, 1, 1, 1]

@@ -137,3 +137,16 @@ def test_scores_come_to_the_images() -> None:
     score = CountedScore(lambda images: torch.zeros(len(images)))
     images = torch.empty(2, 1, 3, device="meta")
     assert score.evaluate(images, torch.arange(2), "logit").device == images.device
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.4, 1.1])
+def test_the_blur_is_cut_at_three_deviations_rounded_up(sigma: float) -> None:
+    image = torch.zeros(1, 1, 41)
+    image[0, 0, 20] = 1.0
+    reached = int((gaussian_blur(image, sigma) > 0).sum())
+    assert reached == 2 * int(np.ceil(3 * sigma)) + 1
+
+
+def test_logits_that_add_up_to_one_are_no_probabilities() -> None:
+    logits = torch.tensor([[1.5, -0.5, 0.0], [0.6, 0.6, -0.2]])
+    torch.testing.assert_close(class_scores(logits), logits.softmax(1))

@@ -172,3 +172,40 @@ def test_cells_are_checked_and_their_gradients_left_alone(maps: tuple[Tensor, Te
     with pytest.raises(TypeError, match=r"cells must be a floating-point tensor, got torch\.int64"):
         desiderata(USU(), cells.long(), scores)
     assert desiderata(USU(), cells.requires_grad_(), scores).verdicts()["D4"]
+
+
+def test_probes_are_as_many_as_asked_for_and_follow_the_seed(maps: tuple[Tensor, Tensor]) -> None:
+    calls = []
+
+    def counted(cells: Tensor, *, score_map: Tensor) -> Tensor:
+        calls.append(1)
+        return Interpolation("bilinear")(cells, score_map=score_map)
+
+    first = desiderata(counted, *maps, probes=2).locality
+    assert len(calls) == 2 + 3
+    assert desiderata(counted, *maps, probes=2, seed=1).locality != first
+
+
+def test_monotonicity_speaks_of_cells_of_zero_too() -> None:
+    values, scores = torch.tensor([[[2.0, 1.0, 1.0, 2.0]]]), torch.tensor([[0.0, 1.0, 0.0, 1.0]])
+    cells = torch.tensor([[[0.0, 1.0]]])
+    found = desiderata(lambda cells, *, score_map: values, cells, scores)
+    assert found.monotonicity == pytest.approx(1 / 4)
+
+
+def test_calibration_is_the_worst_examples(maps: tuple[Tensor, Tensor]) -> None:
+    upsampler = USU(potential="power", temperature=0.3)
+    cells, scores = maps
+    each = [
+        desiderata(upsampler, c, s).calibration
+        for c, s in zip(cells.split(1), scores.split(1), strict=True)
+    ]
+    assert desiderata(upsampler, cells, scores).calibration == pytest.approx(max(each))
+
+
+def test_scores_from_outside_a_cell_violate_locality(maps: tuple[Tensor, Tensor]) -> None:
+    def by_all_scores(cells: Tensor, *, score_map: Tensor) -> Tensor:
+        fine = Interpolation("nearest")(cells, score_map=score_map)
+        return fine * score_map.mean((1, 2)).view(-1, 1, 1, 1)
+
+    assert desiderata(by_all_scores, *maps).verdicts()["D4"] is False

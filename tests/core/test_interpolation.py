@@ -133,3 +133,11 @@ def test_nearest_follows_torch_where_it_rounds_a_border() -> None:
     """The docstring's example: should torch mend it, the docstring may promise more."""
     fine = interpolate(torch.arange(7.0)[None, None], (287,), "nearest")
     assert int((fine[0, 0].long() != CellGrid.even((7,), (287,)).labels()).sum()) > 0
+
+
+@pytest.mark.parametrize(
+    "mode", ["nearest", "bilinear", "bicubic", "lanczos", "bilinear-conserving"]
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_dtype_is_kept(mode: str, dtype: torch.dtype) -> None:
+    assert interpolate(torch.ones(1, 1, 2, 3).to(dtype), (4, 6), mode).dtype == dtype

@@ -179,3 +179,12 @@ def test_gaps_are_taken_within_an_example() -> None:
     scores = torch.tensor([[1.0, 1.0], [0.25, 0.25]])
     fine = iwmr(cells, scores, prior="mass", importance_temperature=1e-6)
     torch.testing.assert_close(fine, cells)
+
+
+def test_the_defaults_are_those_documented(rand: Any) -> None:
+    cells, scores = rand(2, 3, 2) - 0.4, rand(2, 12, 10)
+    spelled = iwmr(
+        cells, scores, temperature=0.1, importance_temperature=0.3, prior="uniform",
+        importance="max", potential="tensor", convention="density", negative="same",
+    )  # fmt: skip
+    assert torch.equal(iwmr(cells, scores), spelled)

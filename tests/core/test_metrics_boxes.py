@@ -242,3 +242,17 @@ def test_rounding_is_no_effect(rand: Any, dtype: torch.dtype) -> None:
     assert box_correlation(effects, sums).tolist() == [0.0, 0.0]
     assert scale_optimised_infidelity(effects, sums).tolist() == [0.0, 0.0]
     assert bool(box_effects(steady(200), images, boxes).any())
+
+
+def test_sides_are_a_tenth_to_a_half_by_default() -> None:
+    boxes = random_boxes(2000, (100, 200))
+    sides = (boxes[:, 2:] - boxes[:, :2]).double() / torch.tensor([100.0, 200.0])
+    assert sides.amin(0).tolist() == pytest.approx([0.1, 0.1], abs=0.011)
+    assert sides.amax(0).tolist() == pytest.approx([0.5, 0.5], abs=0.011)
+
+
+@pytest.mark.parametrize("metric", [matched_area_iou, concentration, pointing_game, threshold_iou])
+def test_one_empty_mask_of_several_is_refused(metric: Any) -> None:
+    masks = torch.cat([MASK, ~MASK & MASK])
+    with pytest.raises(ValueError, match="mask must mark at least one pixel of every example"):
+        metric(torch.ones(2, 2, 2), masks)

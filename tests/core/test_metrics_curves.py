@@ -202,3 +202,24 @@ def test_maps_follow_the_images_to_their_device(
     for name in ("scores", "auc"):
         expected, found = getattr(expected, name, expected), getattr(found, name, found)
     torch.testing.assert_close(found.cpu(), expected)
+
+
+@pytest.mark.parametrize("curve", [deletion, insertion])
+def test_sixteen_steps_and_a_blur_by_default(rand: Any, curve: Any) -> None:
+    images, maps = rand(2, 1, 8, 8), rand(2, 8, 8)
+    found = curve(total, images, maps)
+    assert found.scores.shape == (2, 17)
+    assert torch.equal(found.scores, curve(total, images, maps, reference="blur", steps=16).scores)
+
+
+def test_no_graph_is_made(rand: Any) -> None:
+    flags: list[bool] = []
+    images = rand(1, 1, 4, 4).requires_grad_()
+
+    def score(x: Tensor) -> Tensor:
+        flags.append(x.requires_grad or torch.is_grad_enabled())
+        return total(x)
+
+    deletion(score, images, rand(1, 4, 4), steps=2)
+    assert flags
+    assert not any(flags)

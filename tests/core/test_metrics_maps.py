@@ -135,3 +135,34 @@ def test_what_does_not_fit_is_refused(call: Any, error: Any, message: str) -> No
 
 def total(images: Tensor) -> Tensor:
     return images.sum()
+
+
+def test_the_second_of_two_maps_is_checked_as_well() -> None:
+    with pytest.raises(ValueError, match="second must be finite, got 1"):
+        spearman(torch.ones(1, 2), torch.tensor([[1.0, torch.nan]]))
+
+
+def test_thresholds_are_of_each_maps_own_largest_value(rand: Any) -> None:
+    maps, mask = rand(3, 6, 6) * torch.tensor([1.0, 9.0, 80.0]).view(3, 1, 1), rand(3, 6, 6) > 0.6
+    together = threshold_iou(maps, mask)
+    for i in range(3):
+        torch.testing.assert_close(threshold_iou(maps[i : i + 1], mask[i : i + 1])[0], together[i])
+
+
+def test_the_largest_numbers_there_are_have_shares() -> None:
+    maps = torch.full((1, 4), 1.7e308, dtype=torch.float64)
+    maps[0, 0] = 0.0
+    assert float(sparseness(maps)) == pytest.approx(0.25)
+    assert float(complexity(maps)) == pytest.approx(np.log(3))
+
+
+def test_rounding_does_not_leave_the_range() -> None:
+    for pixels in range(2, 400):
+        flat = torch.full((1, pixels), 0.1)
+        assert float(sparseness(flat)) >= 0
+        assert float(complexity(flat)) <= float(np.log(pixels))
+
+
+def test_sensitivity_keeps_no_graph(rand: Any) -> None:
+    images = rand(2, 1, 4, 4).requires_grad_()
+    assert not max_sensitivity(lambda x: x * 2, images).requires_grad

@@ -191,3 +191,9 @@ def test_references_that_would_lie_along_another_axis_are_refused(shape: tuple[i
         deletion(total, images, maps, reference=torch.zeros(shape))
     colour = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
     assert torch.equal(reference_images(images, colour, 0.0), colour.expand_as(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_blurred_in_single(rand: Any, dtype: torch.dtype) -> None:
+    images = rand(1, 1, 40, 40).to(dtype)
+    assert torch.equal(Blur(5.0, 15)(images), Blur(5.0, 15)(images.float()).to(dtype))

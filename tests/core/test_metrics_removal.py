@@ -371,3 +371,80 @@ def classes(x: Tensor) -> Tensor:
 def test_what_does_not_fit_is_refused(call: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_masks_are_no_segments() -> None:
+    with pytest.raises(TypeError, match="segments must be an integer tensor"):
+        irof(total, IMAGE, IMAGE[0], HIDDEN)
+
+
+def test_retention_of_a_label_of_no_probability_is_finite() -> None:
+    images = torch.tensor([[[1.0, 0.0, 0.0, 3.0]]])
+    sure = lambda x: torch.tensor([[0.0, 500.0]]).expand(len(x), 2)  # noqa: E731
+    found = diffid(sure, images, images, torch.tensor([0]), measure="retention")
+    assert found.difference.tolist() == [0.0]
+
+
+def test_negative_labels_are_refused() -> None:
+    for measure in ("accuracy", "retention"):
+        with pytest.raises(ValueError, match="class for every label"):
+            diffid(classes, IMAGE, IMAGE, LABEL - 1, measure=measure)
+
+
+def test_gaps_between_labels_take_no_step() -> None:
+    maps = -IMAGES[:, 0]  # below the 0 that a label without pixels would have
+    gaps = torch.tensor([[0, 0, 3, 7], [1, 1, 5, 5]])
+    dense = torch.tensor([[0, 0, 1, 2], [0, 0, 1, 1]])
+    one, two = (irof(total, IMAGES, maps, labels, reference=0.0) for labels in (gaps, dense))
+    torch.testing.assert_close(one.scores, two.scores)
+    torch.testing.assert_close(one.auc, two.auc)
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 12), (12, 2), (5, 9)])
+def test_infidelity_of_planes_that_are_not_square(rand: Any, height: int, width: int) -> None:
+    images, maps = rand(1, 2, height, width).double(), rand(1, height, width).double()
+    fill, errors = images.min(), []
+    mixed, mass = images.clone(), 0.0
+    for top in range(0, height, 4):
+        for left in range(0, width, 4):
+            part = (..., slice(top, top + 4), slice(left, left + 4))
+            mass += float((maps[part] * (images[part] - fill)).sum())
+            mixed[part] = fill
+            errors.append((float(total(images).square() - total(mixed).square()) - mass) ** 2)
+    found = quantus_infidelity(lambda x: total(x).square(), images, maps)
+    assert float(found) == pytest.approx(np.mean(errors))
+
+
+def test_shares_of_whole_numbers_of_pixels_are_not_rounded_below() -> None:
+    from usu_core.metrics._ranking import share_counts
+
+    assert 0.29 * 100 < 29
+    assert share_counts(100, [0.29, 0.57, 0.58]) == [29, 57, 58]
+    assert share_counts(10, [0.19, 0.2]) == [1, 2]
+
+
+def test_noise_is_drawn_for_each_share(rand: Any) -> None:
+    seen: list[Tensor] = []
+
+    def score(x: Tensor) -> Tensor:
+        seen.append(x)
+        return total(x)
+
+    road(score, torch.zeros(1, 1, 8, 8), rand(1, 8, 8), shares=[0.5, 0.9], noise=1.0)
+    (mixed,) = seen
+    both = (mixed != 0).all(0)  # hidden at either share
+    assert int(both.sum()) == 32
+    assert not bool((mixed[0][both] == mixed[1][both]).any())
+
+
+def test_iterations_reach_the_imputation(rand: Any) -> None:
+    images, maps = rand(1, 1, 16, 16), rand(1, 16, 16)
+    with pytest.warns(RuntimeWarning, match="not solved after 1 iterations"):
+        few = road(total, images, maps, shares=[0.9], noise=0.0, iterations=1)
+    assert not torch.equal(few, road(total, images, maps, shares=[0.9], noise=0.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_imputation_keeps_the_dtype(rand: Any, dtype: torch.dtype) -> None:
+    images, hidden = rand(1, 2, 5, 5).to(dtype), rand(1, 5, 5) < 0.5
+    assert noisy_linear_imputation(images, hidden).dtype == dtype

@@ -291,3 +291,28 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
     with pytest.raises(ValueError, match=message):
         model_randomisation(**({"attribute": gradient, "model": net} | options))
     assert equal(snapshot(net), before)
+
+
+def test_layers_are_drawn_one_unlike_the_other() -> None:
+    net = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
+    seen: list[list[Tensor]] = []
+
+    def attribute(model: nn.Module) -> Tensor:
+        seen.append([net[0].weight.detach().clone(), net[2].weight.detach().clone()])
+        return IMAGES
+
+    model_randomisation(attribute, net)
+    assert not bool((seen[-1][0] == seen[-1][1]).any())
+
+
+def test_parameters_that_are_replaced_are_put_back() -> None:
+    net = nn.Linear(12, 3)
+    own, value = net.weight, net.weight.detach().clone()
+
+    def attribute(model: nn.Module) -> Tensor:
+        model.weight = nn.Parameter(model.weight.detach() * 2)  # type: ignore[attr-defined]
+        return gradient(model)
+
+    model_randomisation(attribute, net, layers=[""])
+    assert net.weight is own
+    assert torch.equal(net.weight, value)

@@ -214,3 +214,13 @@ def test_rounding_is_no_effect(rand: Any) -> None:
     assert sensitivity_n(steady, images, maps, [3, 9]).tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert mu_fidelity(steady, images, maps, quarters(2, 6)).tolist() == [0.0, 0.0]
     assert monotonicity_correlation(steady, images, maps).tolist() == [0.0, 0.0]
+
+
+def test_a_share_below_one_segment_hides_one(rand: Any) -> None:
+    images, maps = rand(1, 1, 6, 6).double(), rand(1, 6, 6).double()
+    options: dict[str, Any] = {"samples": 30, "reference": 0.0}
+    few, one = (
+        mu_fidelity(square, images, maps, quarters(1, 6), share=share, **options)
+        for share in (0.01, 0.25)
+    )
+    assert float(few) == float(one) != 0.0

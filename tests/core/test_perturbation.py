@@ -249,3 +249,40 @@ def test_counted_scores_count_flatten_and_widen() -> None:
 def test_unknown_options_are_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_coalitions_are_made_in_chunks_too(rand: Any, linear: Any, monkeypatch: Any) -> None:
+    """Every one of P segments has P places: all at once would be P squared."""
+    images, weights, labels = problem(rand)
+    sizes, evaluate = [], Coalitions.evaluate
+
+    def counted(self: Coalitions, labels: Tensor, present: Tensor, example: Tensor) -> Tensor:
+        sizes.append(len(present))
+        return evaluate(self, labels, present, example)
+
+    monkeypatch.setattr(Coalitions, "evaluate", counted)
+    scorer = MaskedPerturbation(mode="both", fill="zero", chunk_size=3)
+    scorer(images, linear(weights))(labels, torch.ones(2, 4).bool())
+    assert max(sizes) == 3
+
+
+def test_gradient_scores_are_in_single_precision(rand: Any, linear: Any) -> None:
+    images, weights, labels = problem(rand)
+    for dtype in (torch.bfloat16, torch.float64):
+        score_level = GradientScorer()(images.to(dtype), linear(weights.to(dtype)))
+        assert score_level(labels, torch.ones(2, 4).bool()).dtype == torch.float32
+
+
+def test_effects_at_hand_are_counted_once_per_image(rand: Any) -> None:
+    class Known:
+        def evaluate(self, images: Tensor, example: Tensor, output: str) -> Tensor:
+            return images.flatten(1).sum(1)
+
+        def pixel_effects(self, images: Tensor, output: str) -> Tensor | None:
+            return images[:, 0].abs() if output == "logit" else None
+
+    counted = CountedScore(Known())
+    assert counted.pixel_effects(rand(3, 1, 2, 2), "probability") is None
+    assert counted.evaluations == 0
+    assert counted.pixel_effects(rand(3, 1, 2, 2), "logit") is not None
+    assert counted.evaluations == 3

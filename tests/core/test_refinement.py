@@ -271,3 +271,52 @@ def test_scores_that_are_not_finite_are_the_models() -> None:
     model = model_score(lambda x: x.log().sum((1, 2, 3)))
     with pytest.raises(ValueError, match="score must be finite, got 8 NaN or infinite of 8"):
         score_levels(torch.ones(2, 1, 8, 8), LEVELS[:1], SCORER, model, Refinement())
+
+
+def test_a_border_of_exactly_the_threshold_is_none(linear: Any) -> None:
+    # Drops of 1 and 0.5 by segments of four pixels: |H| is exactly 0.5 at their border.
+    weights = torch.tensor([0.25] * 4 + [0.125] * 4).view(1, 1, 8)
+    levels = (torch.arange(8)[None] // 4, torch.arange(8)[None] // 2)
+    for threshold, depths in ((0.5, 1), (0.499, 2)):
+        refinement = Refinement(mixing="segment", threshold=threshold)
+        assert len(run(weights, linear, refinement, levels)[1]) == depths
+
+
+def test_a_change_of_exactly_the_tolerance_settles(linear: Any) -> None:
+    # Scores 1 and 0 of halves become 0.5 and 0: four pixels change by 0.5, a norm of exactly 1.
+    weights = torch.tensor([0.25] * 4 + [0.0] * 4).view(1, 1, 8)
+    levels = tuple(torch.arange(8)[None] // n for n in (4, 2, 1))
+    for tolerance, depths in ((1.0, 2), (0.999, 3)):
+        refinement = Refinement(mixing="segment", norm="frobenius", tolerance=tolerance)
+        assert len(run(weights, linear, refinement, levels)[1]) == depths
+
+
+def test_the_papers_kernel_and_padding_decide_who_is_refined_and_how_depths_blend(
+    linear: Any, rand: Any
+) -> None:
+    weights = rand(1, 1, 8, 8)
+    paper = Refinement(
+        mixing="pixel", kernel="diagonal", padding="zero", threshold=0.05, tolerance=1e-9,
+        centre=0.3, width=0.2,
+    )  # fmt: skip
+    levels = tuple(level[:1] for level in LEVELS[:2])
+    values, _, _, _ = run(weights, linear, paper, levels)
+    coarse, fine = (F.interpolate(F.avg_pool2d(weights, n) * n**2, (8, 8))[:, 0] for n in (4, 2))
+    peak = max(float(coarse.max()), float(fine.max()))
+    strength = heterogeneity(coarse / peak, "diagonal", "zero")
+    alpha = 1 / (1 + ((strength - 0.3) / 0.2).exp())
+    blend = alpha * coarse + (1 - alpha) * fine
+    torch.testing.assert_close(values, blend / blend.max())
+    # The diagonal kernel is 0 on a straight edge: with edge padding nothing is refined there.
+    halves = torch.zeros(1, 1, 8, 8)
+    halves[..., :4] = 1.0
+    straight = Refinement(mixing="pixel", kernel="diagonal")
+    assert len(run(halves, linear, straight, levels)[1]) == 1
+    assert len(run(halves, linear, Refinement(mixing="pixel"), levels)[1]) == 2
+
+
+def test_the_defaults_are_those_documented() -> None:
+    assert Refinement() == Refinement(
+        mixing="average", kernel="range", padding="edge", threshold=0.05, centre=0.1, width=0.02,
+        tolerance=0.01, norm="rms", scale="peak",
+    )  # fmt: skip

@@ -250,3 +250,11 @@ def test_interpolation(
 def test_options_that_would_fail_later(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_conditioning_strength_needs_a_temperature(temperature: float) -> None:
+    from usu_core import conditioning_strength
+
+    with pytest.raises(ValueError, match="temperature must be finite and above 0"):
+        conditioning_strength(torch.tensor([0.5]), 0.1, temperature=temperature)

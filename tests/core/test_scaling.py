@@ -78,3 +78,24 @@ def test_what_does_not_fit_is_refused(
 def test_the_largest_numbers_there_are() -> None:
     values = torch.tensor([[-3e38, 0.0, 3e38]])
     torch.testing.assert_close(scale_to_unit(values, "min-max"), torch.tensor([[0.0, 0.5, 1.0]]))
+
+
+@pytest.mark.parametrize("mode", ["robust", "min-max"])
+def test_each_map_is_scaled_by_itself(mode: str) -> None:
+    values = torch.tensor([[1.0, 2.0, 5.0], [-40.0, 0.0, 60.0], [0.1, 0.2, 0.9]])
+    together = scale_to_unit(values, mode)
+    for i in range(3):
+        torch.testing.assert_close(scale_to_unit(values[i : i + 1], mode)[0], together[i])
+
+
+def test_next_to_nothing_beside_a_peak_stays_finite() -> None:
+    values = torch.tensor([[0.0, 1e-42, 2e-42, 1.0]])  # 0.8 / 2e-42 would be infinite
+    scaled = scale_to_unit(values, quantile=0.5)
+    assert bool(scaled.isfinite().all())
+    assert scaled[0, 0] == 0.0
+    assert bool((scaled[0].diff() > 0).all())
+
+
+def test_the_highest_percent_has_the_upper_fifth_by_default() -> None:
+    values = torch.cat([torch.linspace(0.01, 1.0, 198), torch.tensor([50.0, 100.0])])[None]
+    assert int((scale_to_unit(values) > 0.8).sum()) == 2  # of 200

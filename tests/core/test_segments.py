@@ -184,3 +184,14 @@ def test_fine_segments_join_the_coarse_one_they_overlap_most() -> None:
 
 def test_relabel_keeps_order() -> None:
     assert relabel(torch.tensor([[5, 2, 5], [1, 1, 8]])).tolist() == [[1, 0, 1], [0, 0, 1]]
+
+
+def test_slic_takes_grey_values_as_a_hundredfold() -> None:
+    """Compactness is meant for the range of Lab, 0 to 100, whatever the number of channels."""
+    coarse = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    grey = torch.nn.functional.interpolate(coarse, (48, 48), mode="bilinear")
+    one, two = Slic(segments=(16,))(grey), Slic(segments=(16,), compactness=1000.0)(grey)
+    assert not torch.equal(one[0], two[0])
+    assert int(one[0].max()) + 1 < 16 or not torch.equal(
+        one[0], Slic(segments=(16,), compactness=1e4)(grey)[0]
+    )

@@ -91,3 +91,12 @@ def test_one_seed_gives_one_answer_and_chunks_do_not_matter() -> None:
     assert torch.equal(estimate(samples=64), estimate(samples=64))
     torch.testing.assert_close(estimate(samples=64), estimate(samples=64, chunk_size=7))
     assert not torch.equal(estimate(samples=64), estimate(samples=64, seed=1))
+
+
+def test_inactive_segments_stay_in_the_image_and_negative_values_are_clipped() -> None:
+    scorer = ShapleyRegression(samples=64, fill="zero")
+    image, labels = torch.tensor([[[2.0, 3.0, 4.0]]]), torch.tensor([[0, 1, 2]])
+    active = torch.tensor([[True, True, False]])
+    product = model_score(lambda x: x[:, 0, 0] * x[:, 0, 2] - x[:, 0, 1])
+    values = scorer(image, product)(labels, active)  # without the third the first is worth nothing
+    torch.testing.assert_close(values, torch.tensor([[8.0, 0.0, 0.0]]), atol=1e-3, rtol=0)

@@ -253,3 +253,23 @@ def test_targets_may_differ_between_examples(rand: Any, linear: Any) -> None:
     )
     made = upsampler.score_map(image, linear(weights))
     assert torch.equal(made.values, weights[:, 0])
+
+
+def test_segmenters_and_scorers_get_images_without_a_graph(rand: Any) -> None:
+    flags = []
+
+    class Asking(Quadtree):
+        def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+            flags.append(images.requires_grad)
+            return super().__call__(images)
+
+    image = rand(1, 3, 8, 8).requires_grad_()
+    USU(segmenter=Asking((2,)))(rand(1, 1, 2, 2), image=image, score=lambda x: x.sum((1, 2, 3)))
+    assert flags == [False]
+
+
+def test_the_mass_error_keeps_no_graph(rand: Any) -> None:
+    cells = rand(1, 1, 2, 2).requires_grad_()
+    result = USU()(cells, score_map=rand(1, 8, 8), details=True)
+    assert result.attribution.requires_grad
+    assert not result.mass_error.requires_grad

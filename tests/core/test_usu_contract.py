@@ -162,3 +162,11 @@ def test_tensors_on_two_devices_are_refused(rand: Any) -> None:
         ValueError, match="cells and scores must be on one device, got cpu and meta"
     ):
         usu(rand(1, 2), torch.empty(1, 4, device="meta"))
+
+
+@pytest.mark.parametrize("operator", [usu, iwmr])
+def test_double_scores_make_a_double_map(rand: Any, operator: Callable[..., Tensor]) -> None:
+    cells, scores = rand(1, 2, 2), rand(1, 8, 8).double()
+    assert operator(cells, scores).dtype == torch.float64
+    assert operator(cells.double(), scores.float()).dtype == torch.float64
+    assert operator(cells.half(), scores.half()).dtype == torch.float32

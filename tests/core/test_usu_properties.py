@@ -169,3 +169,12 @@ def test_gradients_of_tied_scores_are_those_of_the_even_grid(operator: Any) -> N
         found.append(torch.autograd.grad((fine * weights).sum(), scores)[0])
     assert bool(found[0].any())
     torch.testing.assert_close(found[1], found[0])
+
+
+def test_scores_below_a_millionth_count_as_one() -> None:
+    from usu_core._potentials import log_odds_potential, power_potential
+
+    scores = torch.tensor([0.0, 1e-7, 1e-6, 2e-6], dtype=torch.float64)
+    wanted = torch.tensor([1e-6, 1e-6, 1e-6, 2e-6], dtype=torch.float64)
+    torch.testing.assert_close(power_potential(scores), wanted.log())
+    torch.testing.assert_close(log_odds_potential(scores), wanted.logit())

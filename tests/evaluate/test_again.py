@@ -170,3 +170,30 @@ def test_a_method_that_fails_does_not_cost_others_their_values() -> None:
     assert good.value is not None
     assert good.value > 0
     assert judged_together("deletion", maps) == [maps]
+
+
+def test_chance_is_of_the_run_and_of_the_images_name(classifier: Classifier, work: Path) -> None:
+    from usu_cli.evaluate._subjects import make_subject
+
+    one, two = list_items(work / "images", count=2)
+    seeds = [
+        make_subject(item, None, classifier, seed).seed for item in (one, two) for seed in (0, 5)
+    ]
+    assert seeds[1] - seeds[0] == seeds[3] - seeds[2] == 5
+    assert seeds[0] != seeds[2]
+    renamed = replace(one, name="another")
+    assert make_subject(renamed, None, classifier, 0).seed != seeds[0]
+
+
+def test_a_map_without_a_value_has_no_curve() -> None:
+    class Judging:
+        def run(self, metric: str, maps: object) -> tuple[Tensor, Tensor]:
+            curves = torch.tensor([[1.0, torch.nan], [1.0, 0.0]])
+            return torch.tensor([torch.nan, 0.5]), curves
+
+    subject = Subject(torch.rand(1, 3, 4, 4), 1, None, torch.zeros(3, 1, 1), 0)  # type: ignore[arg-type]
+    maps = [FineMap("m", way, torch.zeros(4, 4), 0) for way in ("a", "b")]
+    bad, good = records_of("i", subject, "deletion", maps, Judging())  # type: ignore[arg-type]
+    assert (bad.value, bad.curve, bad.error) == (None, None, "the value is not finite")
+    assert (good.value, good.curve) == (0.5, (1.0, 0.0))
+    assert bad.line()

@@ -472,3 +472,29 @@ def test_colours_are_the_same_in_all_pictures_and_no_two_alike(
     assert _plots.ranks(summary, "deletion")
     assert drawn == [_plots._colours(summary)]
     assert len(set(drawn[0].values())) == count
+
+
+def test_a_listed_target_comes_before_that_of_all(work: Path, run: Run, tmp_path: Path) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(f"image,target\n{work / 'images/a/1.png'},3\n{work / 'images/a/3.png'},\n")
+    run(
+        tmp_path / "out", "--methods", "LayerGradCam", "--upsamplers", "nearest",
+        "--metrics", "sparseness", "--target", "1", data=table,
+    )  # fmt: skip
+    found = {Path(r.image.split("#")[0]).name: r.target for r in read_records(tmp_path / "out")}
+    assert found == {"1.png": 3, "3.png": 1}
+
+
+def test_what_is_measured_is_not_read_again(
+    work: Path, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    shutil.copy(work / "images/a/1.png", tmp_path / "1.png")
+    (tmp_path / "list.txt").write_text("1.png\n")
+    options = ("--methods", "LayerGradCam", "--upsamplers", "nearest", "--metrics", "sparseness")
+    run(tmp_path / "out", *options, data=tmp_path / "list.txt")
+    (tmp_path / "1.png").unlink()
+    capsys.readouterr()
+    run(tmp_path / "out", *options, data=tmp_path / "list.txt")
+    assert "could not be read" not in capsys.readouterr().out

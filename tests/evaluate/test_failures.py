@@ -219,3 +219,35 @@ def test_plots_are_not_measured_the_next_time(
     for _ in range(2):
         run(Path("out"), *QUICK[:2], "--metrics", "deletion", data=Path())
         assert {r.image for r in read_records(Path("out"))} == {"1.png"}
+
+
+def test_maps_of_a_method_stand_together() -> None:
+    maps = [("b", "usu"), ("a", "usu"), ("b", "nearest"), ("a", "nearest")]
+    records = [Record("1", *name, "deletion", 0.5, 0, 0) for name in maps]
+    found = summarise(records, ()).maps
+    assert found == (("b", "usu"), ("b", "nearest"), ("a", "usu"), ("a", "nearest"))
+
+
+def test_marks_say_what_is_better_after_correction() -> None:
+    from usu_cli.evaluate._statistics import Paired
+    from usu_cli.evaluate._summary import Comparison, Summary
+    from usu_cli.evaluate._tables import means
+
+    def against(way: str, gain: float, holm: float) -> Comparison:
+        result = Paired(9, gain, gain, gain, 0.01, 1.0, 1.0, 1.0)
+        return Comparison("deletion", ("m", way), ("m", "bilinear"), result, holm, holm)
+
+    ways = ("bilinear", "usu", "iwmr", "nearest")
+    summary = Summary(
+        images=9,
+        metrics=("deletion",),
+        maps=tuple(("m", way) for way in ways),
+        values={("deletion", ("m", way)): {"a": 0.5} for way in ways},
+        curves={},
+        evaluations={("m", way): 0.0 for way in ways},
+        comparisons=(against("usu", 0.1, 0.02), against("iwmr", -0.1, 0.02),
+                     against("nearest", 0.1, 0.06)),
+        errors=(),
+    )  # fmt: skip
+    marks = {row[1]: row[-1].lstrip("0.5") for row in means(summary, "bilinear")[1]}
+    assert marks == {"bilinear": "", "usu": "+", "iwmr": "-", "nearest": ""}

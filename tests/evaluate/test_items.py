@@ -187,3 +187,23 @@ def test_masks_of_any_depth_are_cut_at_half(tmp_path: Path, bits: int) -> None:
     Image.fromarray(greys.astype(kind)).save(tmp_path / "m.png")
     mask = np.asarray(read_mask(tmp_path / "m.png", (4, 1)))
     assert (mask >= 128).tolist() == [[False, False, True, True]]
+
+
+def test_some_are_taken_at_the_nearest_places_and_never_twice(work: Path) -> None:
+    names = [item.name for item in list_items(work / "images", count=4)]
+    assert names == ["a/1.png", "a/5.png", "b/0.png", "b/4.png"]  # 0, 1.67, 3.33 and 5 of 6
+    assert len(list_items(work / "images", count=9)) == 6
+
+
+def test_a_mask_on_its_side_is_of_another_size(tmp_path: Path) -> None:
+    Image.new("L", (6, 4)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", (6, 4)).size == (6, 4)
+    with pytest.raises(UsageError, match="is 6x4 for an image of 4x6"):
+        read_mask(tmp_path / "m.png", (4, 6))
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path, name: str) -> None:
+    header = "image,target\n" if name.endswith("csv") else ""
+    (tmp_path / name).write_text(header + "1.png\n", encoding="utf-8-sig")
+    assert [item.name for item in list_items(tmp_path / name)] == ["1.png"]

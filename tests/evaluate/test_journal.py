@@ -95,3 +95,20 @@ def test_records_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(UsageError, match=r"cannot read the records .*records-000.jsonl"):
         read_records(tmp_path)
+
+
+def test_a_disk_that_takes_a_part_gets_the_rest_and_is_synchronised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    write, done = os.write, []
+    monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:7]))
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.fstat(file).st_size))
+    given = [record("a"), record("b")]
+    with Journal(tmp_path) as journal:
+        journal.append(given[:1])
+        journal.append(given[1:])
+    assert read_records(tmp_path) == given
+    sizes = [len(one.line()) for one in given]
+    assert done == [sizes[0], sum(sizes)]

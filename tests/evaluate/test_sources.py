@@ -148,3 +148,36 @@ def test_what_is_drawn_does_not_depend_on_how_many_images_go_through_at_once(
     assert first is not None
     assert second is not None
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+
+
+def test_rise_equals_a_loop_on_an_oblong_image() -> None:
+    from usu_cli.evaluate._rise import rise
+
+    generator = torch.Generator().manual_seed(0)
+    image, fill, weights = torch.rand(3, 1, 2, 10, 17, generator=generator)
+    asked: list[int] = []
+
+    class Score:
+        def evaluate(
+            self, images: torch.Tensor, example: torch.Tensor, output: str
+        ) -> torch.Tensor:
+            assert output == "probability"
+            assert not torch.is_grad_enabled()
+            asked.append(len(images))
+            return (images * weights).flatten(1).sum(1).square()
+
+    found = rise(Score(), image, 70, fill=fill, grid=3, keep=0.3, seed=5, chunk_size=9)
+    assert sum(asked) == 70
+    assert max(asked) == 9
+    draw = torch.Generator().manual_seed(5)
+    total, seen = torch.zeros(10, 17), torch.zeros(10, 17)
+    for count in (64, 6):  # cells of 4 x 6 pixels
+        coarse = (torch.rand(count, 1, 4, 4, generator=draw) < 0.3).float()
+        rows = torch.randint(0, 4, (count,), generator=draw).tolist()
+        columns = torch.randint(0, 6, (count,), generator=draw).tolist()
+        large = nn.functional.interpolate(coarse, (16, 24), mode="bilinear")
+        for i, (r, c) in enumerate(zip(rows, columns, strict=True)):
+            mask = large[i, 0, r : r + 10, c : c + 17]
+            value = ((mask * image + (1 - mask) * fill) * weights).sum().square()
+            total, seen = total + value * mask, seen + mask
+    torch.testing.assert_close(found[0], total / seen, rtol=1e-4, atol=1e-5)

@@ -60,3 +60,23 @@ def test_turning_the_comparison_round_turns_the_signs(gains: np.ndarray) -> None
     assert one.rank_biserial == pytest.approx(-other.rank_biserial)
     assert one.wins == pytest.approx(1 - other.wins)
     assert one.p == pytest.approx(other.p)
+
+
+def test_the_test_needs_three_pairs() -> None:
+    from usu_cli.evaluate._statistics import signed_rank
+
+    assert signed_rank(np.array([1.0, 2.0])) == 1.0
+    assert signed_rank(np.array([1.0, 2.0, 3.0])) == pytest.approx(0.25)
+    assert signed_rank(np.zeros(5)) == 1.0
+
+
+def test_rounding_is_no_variation() -> None:
+    found = paired(np.array([0.3, 0.1 + 0.2, 0.3, 0.3]))
+    assert found.cohens_d == 0
+    assert found.low == found.high == found.gain
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_where_scipy_has_no_interval_it_is_a_point() -> None:
+    found = paired(np.array([0.0, 1e-120, 0.0, 0.0]))  # its cubes underflow
+    assert found.low == found.high == found.gain

@@ -135,3 +135,23 @@ def test_refusals(detector: Any) -> None:
         detector_box(detector, SIZE, (5, 5), STRIDE)
     with pytest.raises(TypeError, match="model must be a torchvision detector"):
         detector_box(nn.Linear(1, 1), SIZE, CELLS, STRIDE)
+
+
+def test_each_side_of_a_box_has_its_own_scale(detector: Any) -> None:
+    # 100 x 133 becomes 160 x 212: 1.6 and 212 / 133, as sides are cut to whole pixels.
+    _, _, bottom, right = detector_box(detector, (100, 133), CELLS, STRIDE)
+    assert bottom == pytest.approx(192 * 100 / 160)
+    assert right == pytest.approx(256 * 133 / 212)
+    assert right != pytest.approx(256 * 100 / 160)
+
+
+def test_the_box_is_that_of_evaluation(detector: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training, a detector with several sizes draws one of them."""
+    monkeypatch.setattr(detector.transform, "min_size", (64, 96, 128, 160))
+    try:
+        detector.train()
+        found = {detector_box(detector, SIZE, CELLS, STRIDE) for _ in range(8)}
+        assert detector.transform.training
+    finally:
+        detector.eval()
+    assert found == {detector_box(detector, SIZE, CELLS, STRIDE)}

@@ -297,3 +297,29 @@ def test_gradients_of_the_images_are_the_caller_s(
     np.testing.assert_array_equal(cam(wanted, TARGETS, **options), plain)
     assert wanted.grad is kept
     assert bool((kept == 1).all())
+
+
+def test_the_classes_of_augmented_images_are_found_in_evaluation_mode(
+    net: nn.Module, images: torch.Tensor, quick: USU
+) -> None:
+    with usu_gradcam.GradCAM(net, [net.last], upsampler=quick) as cam:
+        wanted = cam(images, None, aug_smooth=True)
+    net.train()
+    before = snapshot(net)
+    with usu_gradcam.GradCAM(net, [net.last], upsampler=quick) as cam:
+        np.testing.assert_array_equal(cam(images, None, aug_smooth=True), wanted)
+    assert snapshot(net) == before
+
+
+def test_hooks_go_when_what_was_recorded_is_a_view(net: nn.Module, images: torch.Tensor) -> None:
+    """``detach_`` refuses the views that a model of several heads splits its maps into."""
+
+    class Chunks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.chunk(2, 1)[0]
+
+    model = nn.Sequential(net.first, Chunks(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    cam = usu_gradcam.ShapleyCAM(model, [model[1]], upsampler="nearest")
+    model(images)
+    cam.__exit__()
+    assert not model[1]._forward_hooks

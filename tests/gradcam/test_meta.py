@@ -187,3 +187,21 @@ def test_sess_keeps_no_scores_it_will_not_need(
     monkeypatch.setattr(ScoreMaps, "put", lambda *args: kept.append(args))
     usu_gradcam.SESS(net, [net.last], num_scales=2, upsampler=quick)(images[:1])
     assert not kept
+
+
+def test_shared_scores_are_of_one_image_and_its_targets() -> None:
+    import weakref
+
+    from usu_gradcam._context import ScoreMaps
+
+    scores, image, phi = ScoreMaps(), torch.rand(2, 3, 4, 4), torch.rand(2, 4, 4)
+    scores.put(image, TARGETS, phi)
+    equal = [ClassifierOutputTarget(1), ClassifierOutputTarget(3)]
+    assert scores.get(image, equal) is phi
+    assert scores.get(image, TARGETS[::-1]) is None
+    assert scores.get(image, [lambda output: output[1], lambda output: output[3]]) is None
+    assert scores.get(image[:1], TARGETS) is None  # at the same address
+    # An image that died would leave its address to another one.
+    kept = weakref.ref(image)
+    del image
+    assert kept() is not None

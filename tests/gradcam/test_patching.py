@@ -416,3 +416,86 @@ def test_modules_are_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> Non
         late.helper = library_image.scale_cam_image
     assert looked == [late]
     assert late.helper is library_image.scale_cam_image
+
+
+def test_the_helper_is_itself_for_maps_that_are_not_of_the_images(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    found: dict[str, np.ndarray] = {}
+    rng = np.random.default_rng(0)
+    maps = {"odd": rng.random((3, 6, 8)), "fine": rng.random((2, 48, 64))}
+    channels = rng.random((2, 3, 6, 8)).astype(np.float32)
+
+    class Several(OwnWay):
+        def compute_cam_per_layer(self, *args: Any) -> Any:
+            size = self.get_target_width_height(images)
+            for name, one in maps.items():
+                found[name] = scale_cam_image(one.astype(np.float32), size)
+            found["channels"] = scale_cam_image(channels.reshape(6, 6, 8), size)
+            return super().compute_cam_per_layer(*args)
+
+    wanted = {name: scale_cam_image(m.astype(np.float32), (32, 24)) for name, m in maps.items()}
+    with patched(QUICK, raw=True):
+        Several(net, [net.last])(images, TARGETS)
+    for name, one in wanted.items():
+        np.testing.assert_array_equal(found[name], one)
+    # Channels of each image lie together: every one keeps its image's scores, and its mass.
+    grid = usu_core.CellGrid.even((6, 8), (24, 32))
+    phi = QUICK.score_map(images, usu_gradcam.TargetScore(net, TARGETS)).values
+    fine = QUICK(torch.from_numpy(channels), score_map=phi, grid=grid)
+    np.testing.assert_allclose(found["channels"], fine.reshape(6, 24, 32), rtol=1e-4)
+
+
+def test_the_helper_drops_what_is_negative_before_it_upsamples(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    signed = np.random.default_rng(0).standard_normal((2, 6, 8)).astype(np.float32)
+
+    class Signed(OwnWay):
+        def compute_cam_per_layer(self, input_tensor: Any, *args: Any) -> Any:
+            return [scale_cam_image(signed, self.get_target_width_height(input_tensor))[:, None]]
+
+    with patched("bilinear", scaling="min-max"):
+        found = Signed(net, [net.last])(images, TARGETS)
+    smooth = usu_core.interpolate(torch.from_numpy(signed)[:, None].clamp(min=0), (24, 32))
+    wanted = usu_core.scale_to_unit(smooth[:, 0], "min-max")
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_layers_of_a_patched_meta_method_share_their_scores(
+    net: nn.Module, images: torch.Tensor, counted: Any
+) -> None:
+    cam = library.RefineCAM(net, [net.first, net.last], base_method=library.GradCAM)
+    with patched(QUICK):
+        cam(images, TARGETS)
+    assert counted.images == 2 * 2 + 2 * (1 + 4 + 16)
+
+
+def test_targets_that_are_no_list_are_refused_under_a_patch(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    with patched("nearest"), library.GradCAM(net, [net.last]) as cam:
+        for targets in (TARGETS[0], [1, 3]):
+            with pytest.raises(TypeError, match="Try "):
+                cam(images, targets)
+        with pytest.raises(ValueError, match="one target per image, got 1 for 2"):
+            cam(images, TARGETS[:1])
+
+
+def test_scores_of_a_patched_method_are_made_in_evaluation_mode(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    """FinerCAM of the library runs the model itself, in whatever mode it is."""
+    cam = library.FinerCAM(net, [net.last], base_method=library.GradCAM)
+    modes: list[bool] = []
+
+    def note(module: nn.Module, args: Any) -> None:
+        if not torch.is_grad_enabled():  # while images are scored
+            modes.append(module.training)
+
+    net.train()
+    net.norm.register_forward_pre_hook(note)
+    with patched(QUICK):
+        cam(images, TARGETS)
+    assert modes
+    assert not any(modes)

@@ -484,3 +484,63 @@ def test_without_gradients(net: nn.Module, images: torch.Tensor, quick: USU) -> 
 def test_default_upsampler_is_usu(net: nn.Module) -> None:
     assert usu_gradcam.GradCAM(net, [net.last]).redistribution.upsampler == usu_core.resolve("usu")
     assert MaskedPerturbation() == usu_core.resolve("usu").scorer
+
+
+def test_upsamplers_get_images_in_single_precision_and_without_a_graph(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def repeat(cells: torch.Tensor, *, image: torch.Tensor, **_: Any) -> torch.Tensor:
+        seen.append(image)
+        return cells.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+    cam = usu_gradcam.GradCAM(net.bfloat16(), [net.last], upsampler=repeat)
+    cam(images.bfloat16().requires_grad_(), TARGETS)
+    assert [(one.dtype, one.requires_grad) for one in seen] == [(torch.float32, False)]
+
+
+def test_raw_full_grad_is_the_sum_behind_the_scaled_one(
+    net: nn.Module, images: torch.Tensor, quick: USU
+) -> None:
+    raw, unit = (
+        usu_gradcam.FullGrad(net, [], upsampler=quick, raw=raw)(images, TARGETS)
+        for raw in (True, False)
+    )
+    assert raw.max() > 2  # 23 channels of up to 1 each
+    np.testing.assert_allclose(usu_core.scale_to_unit(torch.from_numpy(raw)), unit, rtol=1e-5)
+
+
+def test_box_of_a_volume(make_net: Callable[..., nn.Module]) -> None:
+    """The far half of the cells lies beyond the volume."""
+    net, volume = make_net(rank=3).eval(), torch.rand(1, 3, 8, 12, 16)
+    upsampler = USU(segmenter=Quadtree((1, 2)))
+    cam = usu_gradcam.GradCAM(
+        net, [net.last], upsampler=upsampler, raw=True, box=(0, 0, 0, 8, 12, 32)
+    )
+    coarse = raw_coarse("GradCAM", net, volume, net.last)
+    mean = CellGrid.even((2, 3, 2), (8, 12, 16)).mean(torch.from_numpy(cam(volume, TARGETS[:1])))
+    np.testing.assert_allclose(mean, coarse[..., :2], rtol=1e-4, atol=1e-7)
+
+
+def test_bilinear_volumes_are_not_the_library_s_splines(
+    make_net: Callable[..., nn.Module],
+) -> None:
+    from pytorch_grad_cam.utils.image import scale_cam_image
+
+    net, volume = make_net(rank=3).eval(), torch.rand(1, 3, 8, 12, 16)
+    fine = usu_gradcam.EigenCAM(net, [net.last], upsampler="bilinear")(volume, TARGETS[:1])
+    coarse = scale_cam_image(np.maximum(raw_coarse("EigenCAM", net, volume, net.last), 0))
+    assert coarse.std() > 0
+    smooth = usu_core.interpolate(torch.from_numpy(coarse)[:, None], (8, 12, 16))
+    np.testing.assert_allclose(fine, scale_cam_image(smooth[:, 0].numpy()), atol=1e-5)
+
+
+def test_shapley_takes_several_layers(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
+    layers = [net.first, net.last]
+    raw = [
+        usu_gradcam.ShapleyCAM(net, [one], upsampler=quick, raw=True)(images, TARGETS)
+        for one in layers
+    ]
+    found = usu_gradcam.ShapleyCAM(net, layers, upsampler=quick, raw=True)(images, TARGETS)
+    np.testing.assert_allclose(found, np.mean(raw, axis=0), rtol=1e-4, atol=1e-8)

@@ -275,3 +275,45 @@ class TestErrors:
         cam = usu_gradcam.GradCAM(net, [net.last], upsampler=upsampler)
         with pytest.raises(ValueError, match="input_tensor must hold at least one image, got none"):
             cam(images[:0])
+
+
+def test_targets_of_any_kind_are_each_for_its_own_image(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    score = TargetScore(net, [lambda output: output[1], lambda output: -output[4]])
+    found = score.evaluate(images[[1, 0, 1]], torch.tensor([1, 0, 1]), "logit")
+    outputs = net(images)
+    torch.testing.assert_close(found, torch.stack([-outputs[1, 4], outputs[0, 1], -outputs[1, 4]]))
+
+
+def test_subclasses_of_class_targets_choose_their_own_score(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    class Less(shipped.ClassifierOutputTarget):
+        def __call__(self, output: torch.Tensor) -> torch.Tensor:
+            return output[self.category] - output[0]
+
+    found = TargetScore(net, [Less(1), Less(3)]).evaluate(images, EVERYONE, "probability")
+    outputs = net(images)
+    torch.testing.assert_close(found, outputs[EVERYONE, torch.tensor([1, 3])] - outputs[:, 0])
+
+
+def test_an_index_error_of_another_cause_is_not_blamed_on_targets(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    import pytorch_grad_cam as library
+
+    class Broken(library.GradCAM):
+        def get_cam_weights(self, *args: Any) -> Any:
+            raise IndexError("of the method itself")
+
+    cam = usu_gradcam.redistributing(Broken)(net, [net.last], upsampler="nearest")
+    with pytest.raises(IndexError, match="of the method itself"):
+        cam(images, [shipped.ClassifierOutputTarget(1)] * 2)
+
+
+def test_every_image_has_its_own_highest_class() -> None:
+    from usu_gradcam._targets import predicted_targets
+
+    found = predicted_targets(torch.tensor([[0.0, 1.0, 0.5], [3.0, 1.0, 2.0], [0.0, 1.0, 4.0]]))
+    assert [target.category for target in found] == [1, 0, 2]

@@ -339,3 +339,36 @@ def test_cuda(cls: Any, run: Run, smooth: Any, images: Tensor) -> None:
     found = run(cls, smooth.cuda(), images.double().cuda())
     assert found.is_cuda
     assert torch.allclose(found.cpu(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_mean_colour_of_raw_pixels_is_itself() -> None:
+    from usu_captum import ImageSpace
+
+    images = torch.zeros(1, 3, 2, 2)
+    raw = ImageSpace((0.5, 0.4, 0.3), (0.2,), normalised=False)
+    assert raw.mean_colour(images)[0, :, 0, 0].tolist() == pytest.approx([0.5, 0.4, 0.3])
+    normalised = ImageSpace((0.5, 0.4, 0.3), (0.2,))
+    assert not normalised.mean_colour(images).any()
+
+
+def test_the_blur_of_an_oblong_image_goes_by_its_shorter_side() -> None:
+    from usu_captum._image_space import named_baseline
+    from usu_core.scoring import gaussian_blur
+
+    images = torch.rand(1, 2, 20, 60)
+    assert torch.equal(named_baseline(images, "blur", None), gaussian_blur(images, 1.0))
+
+
+def test_attributions_keep_no_graph_of_inputs_or_baselines(smooth: Any, images: Tensor) -> None:
+    from usu_captum.paths import IntegratedGradients
+
+    method = IntegratedGradients(smooth)
+    for inputs, baselines in (
+        (images.clone().requires_grad_(), images * 0),
+        (images, (images * 0).requires_grad_()),
+    ):
+        found, delta = method.attribute(
+            inputs, baselines, target=1, n_steps=4, return_convergence_delta=True
+        )
+        assert not found.requires_grad
+        assert not delta.requires_grad

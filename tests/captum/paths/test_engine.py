@@ -249,3 +249,40 @@ def test_gauss_and_legendre_agree_with_numpy() -> None:
     assert np.allclose(nodes.numpy(), (at + 1) / 2, atol=1e-15)
     assert np.allclose(parts.numpy(), expected / 2, atol=1e-15)
     assert math.isclose(float(parts.sum()), 1, abs_tol=1e-15)
+
+
+def test_the_step_without_a_finite_gradient_is_counted_one_by_one() -> None:
+    """Several steps are taken in one batch."""
+    from usu_captum.paths import IntegratedGradients
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        total = x.sum((1, 2, 3))
+        return total * torch.where(total > 0.76, torch.nan, 1.0)
+
+    method = IntegratedGradients(broken)
+    with pytest.raises(ValueError, match="got NaN or infinity at step 15"):
+        method.attribute(
+            torch.full((1, 1, 1, 1), 1.0), n_steps=20, method="riemann_right",
+            internal_batch_size=6,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["probability", "log-probability"])
+def test_probabilities_of_half_precision_are_in_single(objective: str) -> None:
+    from usu_captum.paths._objective import Objective
+
+    half = Objective(lambda x: x.flatten(1).bfloat16(), 1, None, objective, 1)
+    points = torch.tensor([[[0.5, 3.0, 1.0]]])
+    found = half((points,), torch.tensor([0]))
+    wanted = points.flatten(1).log_softmax(1)[:, 1]
+    torch.testing.assert_close(found, wanted.exp() if objective == "probability" else wanted)
+
+
+@pytest.mark.parametrize("name", ["IntegratedGradients", "GuidedIG"])
+def test_many_steps_in_half_precision_add_up(name: str) -> None:
+    from usu_captum import paths
+
+    images = torch.ones(1, 1, 2, 2, dtype=torch.bfloat16)
+    found = getattr(paths, name)(lambda x: 0.3 * x.sum((1, 2, 3))).attribute(images, n_steps=2000)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, 0.3 * images, atol=0, rtol=0.02)

@@ -390,3 +390,14 @@ def test_raw_spaces_are_not_normalised() -> None:
         DiffusersAutoencoder(Network(), ImageSpace((0.5, 0.5))).encode(images)
     with pytest.raises(TypeError, match="must have a method encode, got object"):
         DiffusersAutoencoder(object())
+
+
+def test_every_example_starts_at_its_own_baseline(images: Tensor) -> None:
+    """Whatever the number of examples that are followed together."""
+    baselines = torch.rand_like(images) - 0.5
+    method = ManifoldGuidedIG(smooth, Identity())
+    together, apart = (
+        method.attribute(images, baselines, target=1, n_steps=4, internal_batch_size=size)
+        for size in (8, 3)
+    )
+    torch.testing.assert_close(apart, together)

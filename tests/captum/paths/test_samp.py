@@ -457,3 +457,12 @@ def test_clear_errors(
 
     with pytest.raises(error, match=message):
         run()
+
+
+def test_the_papers_blur_goes_by_the_shorter_side() -> None:
+    from usu_captum.paths._directions import paper_blur
+
+    images = torch.rand(1, 1, 20, 80)
+    assert torch.equal(paper_blur(images), Blur(5.0, 5)(images))
+    large = torch.rand(1, 1, 64, 80)
+    assert torch.equal(paper_blur(large), Blur(5.0, 15)(large))

@@ -381,3 +381,12 @@ def test_gap_on_real_networks(
     )
     assert found.isfinite().all()
     assert float((gap / change).abs().mean()) < most
+
+
+@pytest.mark.parametrize(
+    ("size", "bands"), [((64, 48), 6), ((224, 224), 6), ((8, 6), 4), ((1, 1), 2)]
+)
+def test_the_pyramid_has_six_bands_where_the_image_is_large_enough(size: Any, bands: int) -> None:
+    from usu_captum.paths._spectra import decompose
+
+    assert decompose(torch.rand(1, 3, *size), "laplacian").lengths.shape == (1, 1, bands)

@@ -480,3 +480,15 @@ def test_half_precision_keeps_the_order(
         maps = network(images, targets)
     assert maps.dtype == torch.float32
     assert maps.unique().numel() > 0.9 * maps.numel()
+
+
+def test_images_take_the_dtype_of_weights_not_of_counters() -> None:
+    from usu_captum._models import in_its_dtype
+
+    model = nn.Conv2d(1, 1, 1).half()
+    counting = nn.Sequential()
+    counting.register_parameter(
+        "seen", nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)
+    )
+    counting.append(model)
+    assert in_its_dtype(counting, torch.zeros(1, 1, 2, 2)).dtype == torch.float16
