@@ -67,7 +67,7 @@ def model_randomisation(
         ``1 + len(layers)`` calls of ``attribute``, and one copy of the model's weights.
 
     Example:
-        >>> model = torch.nn.Linear(4, 1)
+        >>> model = torch.nn.Linear(64, 1)
         >>> weights = lambda model: model.weight.detach()
         >>> result = model_randomisation(weights, model, layers=[""])
         >>> result.similarity.shape, bool(result.similarity < 0.99)
