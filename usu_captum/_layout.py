@@ -99,7 +99,7 @@ def needs_layout(forward_func: Any, layer: Any, options: Options) -> bool:
     return (
         options.token_grid is not None
         or token_grid(forward_func, None, layer) is not None
-        or _may_be_last(forward_func, layer)
+        or _may_be_last(layer, owners(forward_func, layer))
     )
 
 
@@ -108,7 +108,7 @@ def _unfold(
 ) -> Tensor:
     grid = options.token_grid or token_grid(forward_func, image, layer)
     if grid is None:
-        sizes = _hierarchy(image, forward_func, layer)
+        sizes = _hierarchy(image, owners(forward_func, layer))
         fits = [g for g in (sizes.grids if sizes else ()) if g[0] * g[1] == tokens.shape[1]]
         grid = TokenGrid(*fits[0], 0) if fits else None
     if grid is None:
@@ -142,8 +142,8 @@ def _is_channels_last(
     if layer is None or isinstance(layer, CHANNELS_FIRST):
         return False
     readings = {False: tuple(values.shape[2:]), True: tuple(values.shape[1:-1])}
-    tokens = token_grid(forward_func, image, layer)
-    windows = _hierarchy(image, forward_func, layer)
+    inside = owners(forward_func, layer)
+    tokens, windows = token_grid(forward_func, image, layer), _hierarchy(image, inside)
     grids: tuple[tuple[int, ...], ...] = windows.grids if windows else ()
     if tokens:
         grids = ((tokens.height, tokens.width),)
@@ -151,9 +151,9 @@ def _is_channels_last(
         grids = (options.cell_grid.cells,)
     says_last = _type_says_last(values, layer)
     if says_last is None:
-        says_last = _channels_say_last(values, _norms(forward_func, layer))
+        says_last = _channels_say_last(values, _norms(layer, inside))
     if says_last is None:
-        says_last = _is_in_windows(forward_func, layer)
+        says_last = _is_in_windows(inside)
     order = (says_last, not says_last)
     fitting = [last for last in order if readings[last] in grids]
     if not fitting and windows is not None:
@@ -167,25 +167,23 @@ def _is_channels_last(
     if fitting:
         return fitting[0]
     # Convolutions may stride as they like, and keep their channels first.
-    return None if _may_be_last(forward_func, layer) else False
+    return None if _may_be_last(layer, inside) else False
 
 
-def _may_be_last(forward_func: Any, layer: Any) -> bool:
-    """Whether channels may lie anywhere but first in what a layer gives."""
+def _may_be_last(layer: Any, inside: Sequence[nn.Module]) -> bool:
+    """Whether channels may lie anywhere but first in what a layer gives, inside those modules."""
     if isinstance(layer, CHANNELS_FIRST):
         return False
-    linear, windowed = isinstance(layer, nn.Linear), _is_in_windows(forward_func, layer)
-    return linear or windowed or bool(_norms(forward_func, layer))
+    return isinstance(layer, nn.Linear) or _is_in_windows(inside) or bool(_norms(layer, inside))
 
 
-def _is_in_windows(forward_func: Any, layer: Any) -> bool:
-    return any(is_windowed(module) for module in owners(forward_func, layer))
+def _is_in_windows(inside: Sequence[nn.Module]) -> bool:
+    return any(is_windowed(module) for module in inside)
 
 
-def _norms(forward_func: Any, layer: Any) -> frozenset[int]:
+def _norms(layer: Any, inside: Sequence[nn.Module]) -> frozenset[int]:
     """Return the channels that the model's layer norms are for, the layer's if it is hidden."""
-    whole = next(iter(owners(forward_func, layer)), layer)
-    return norm_channels(whole.modules())
+    return norm_channels(next(iter(inside), layer).modules())
 
 
 def _type_says_last(values: Tensor, layer: Any) -> bool | None:
@@ -207,9 +205,9 @@ def _channels_say_last(values: Tensor, channels: frozenset[int]) -> bool | None:
     return None if first == last else last
 
 
-def _hierarchy(image: Tensor, forward_func: Any, layer: Any) -> _Hierarchy | None:
+def _hierarchy(image: Tensor, inside: Sequence[nn.Module]) -> _Hierarchy | None:
     """Return the grids of a windowed transformer; each stage halves the last, rounding up."""
-    for module in owners(forward_func, layer):
+    for module in inside:
         if not is_windowed(module):
             continue
         size = patch_grid(module, image)

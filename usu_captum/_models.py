@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from usu_core._modes import evaluation_mode
@@ -32,6 +33,23 @@ def modules_of(forward_func: Any) -> list[nn.Module]:
         return modules_of(forward_func.func)
     compiled = getattr(forward_func, "_torchdynamo_orig_callable", None)
     return [] if compiled is None else modules_of(compiled)
+
+
+def uncompiled_module(module: nn.Module) -> nn.Module:
+    """Return the module behind ``torch.compile``, whose layers run no hooks; any other as it is."""
+    inner: nn.Module = getattr(module, "_orig_mod", module)
+    return inner
+
+
+def device_of(forward_func: Any) -> torch.device:
+    """Return where the weights are that a forward function is known to run with, or the CPU.
+
+    Example:
+        >>> device_of(nn.Linear(2, 1)).type, device_of(lambda images: images).type
+        ('cpu', 'cpu')
+    """
+    first = next((p for m in modules_of(forward_func) for p in m.parameters()), torch.empty(0))
+    return first.device
 
 
 def in_its_dtype(forward_func: Any, images: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from usu_captum._methods import WITH_UPSAMPLER
 from usu_captum._options import Options
 from usu_captum._patched import patched_interpolate, patched_method, patched_tunnel
 from usu_core import AnyUpsampler
+from usu_core._patches import Swap, put_back
 
-_installed: list[tuple[type, str, Any, Any]] = []
+_installed: list[Swap] = []
 
 
 def patch(
@@ -124,15 +125,8 @@ def _swap(cls: type, name: str, ours: Any) -> None:
 
 
 def _uninstall() -> None:
-    """Put the very descriptors back, last first, but not over another's patch."""
-    left = []
-    while _installed:
-        cls, name, original, ours = _installed.pop()
-        if cls.__dict__[name] is ours:
-            setattr(cls, name, original)
-        elif cls.__dict__[name] is not original:
-            left.append(f"{cls.__name__}.{name}")
-    for place in left:  # After all is restored: a warning may be an error.
+    """Put the very descriptors back, but not over another's patch."""
+    for place in put_back(_installed):
         warnings.warn(
             f"{place} was replaced while patched and is left as it is; it may still call this "
             "package, which then does what Captum does.",

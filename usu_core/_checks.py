@@ -86,6 +86,12 @@ def check_float_tensor(name: str, value: object) -> Tensor:
     return value
 
 
+def check_integer_tensor(name: str, value: Tensor) -> None:
+    """Raise ``TypeError`` unless ``value`` holds integers; masks do not."""
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} must be an integer tensor, got {value.dtype}. Try .long().")
+
+
 def check_finite(name: str, value: Tensor) -> None:
     """Raise ``ValueError`` if ``value`` holds NaN or infinity."""
     if torch.compiler.is_compiling() or value.numel() == 0:

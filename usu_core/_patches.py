@@ -4,9 +4,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import RLock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+Swap = tuple[type, str, Any, Any]
+"""A class, the name of an attribute, what that was, and what took its place."""
+
+
+def put_back(swaps: list[Swap]) -> list[str]:
+    """Undo swaps, last first and all of them, but for what others have put in ours' place.
+
+    Returns:
+        The names of what is left as it is: to be warned of once all is done, for a warning may be
+        an error.
+
+    Example:
+        >>> class Library: size = 1
+        >>> swaps = [(Library, "size", 1, 2)]
+        >>> Library.size = 2
+        >>> put_back(swaps), Library.size
+        ([], 1)
+    """
+    left = []
+    while swaps:
+        owner, name, original, ours = swaps.pop()
+        found = owner.__dict__.get(name)
+        if found is ours:
+            setattr(owner, name, original)
+        elif found is not original:
+            left.append(f"{owner.__name__}.{name}")
+    return left
 
 
 class Patches(Generic[T]):

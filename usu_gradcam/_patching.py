@@ -13,12 +13,13 @@ from typing import Any
 from pytorch_grad_cam.utils import image as library_image
 
 from usu_core import AnyUpsampler
+from usu_core._patches import Swap, put_back
 from usu_gradcam._context import ACTIVE
 from usu_gradcam._name_bound import Copies, make_scale_accross, make_scale_cam_image
 from usu_gradcam._options import Options, Scaling
 from usu_gradcam._wrappers import places
 
-_replaced: list[tuple[Any, str, Any, Any]] = []
+_replaced: list[Swap] = []
 _helpers = Copies()
 
 
@@ -114,16 +115,9 @@ def _install() -> None:
 
 
 def _uninstall() -> None:
-    left = []
-    while _replaced:
-        owner, name, original, wrapper = _replaced.pop()
-        if owner.__dict__.get(name) is wrapper:
-            setattr(owner, name, original)
-        elif owner.__dict__.get(name) is not original:
-            # Ours does nothing any more without an active patch, so it may stay below.
-            left.append(f"{owner.__name__}.{name}")
+    left = put_back(_replaced)
     _helpers.restore()
-    for place in left:  # After all is restored: a warning may be an error.
+    for place in left:  # Ours does nothing any more without an active patch: it may stay below.
         warnings.warn(
             f"{place} was replaced by other code while patched, and is left as it is.",
             RuntimeWarning,

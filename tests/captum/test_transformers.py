@@ -20,6 +20,7 @@ from usu_captum import (
     token_grid,
 )
 from usu_core import CellGrid
+from usu_core._tokens import has_proportions
 
 TINY: dict[str, Any] = {"depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 3}
 
@@ -490,3 +491,8 @@ def test_grad_cam_of_tokens_heeds_a_layers_input() -> None:
     )
     expected = (slopes.mean((2, 3), keepdim=True) * values).sum(1, keepdim=True)
     assert_close_to(cells_of(fine, 4, 6), expected)
+
+
+def test_a_strict_look_allows_a_cell_more_or_less_along_each_axis() -> None:
+    for size, fits in (((8, 6), True), ((9, 6), False), ((8, 5), False), ((1, 2), True)):
+        assert has_proportions(size, (224, 224), strict=True) is fits, size

@@ -278,6 +278,23 @@ def test_diffid_accuracy_is_of_the_label_and_costs_what_it_says() -> None:
     assert sum(asked) == 2 * 9 + 1
 
 
+@pytest.mark.parametrize("chunk_size", [1, 64])
+def test_diffid_reads_all_outputs_as_those_of_the_whole_image(chunk_size: int) -> None:
+    """Logits that add up to one by chance, of what is left, are none the less logits."""
+    images = torch.tensor([[[[0.9, 0.5]]]])
+
+    def model(x: Tensor) -> Tensor:
+        return torch.cat([x.flatten(1), torch.zeros(len(x), 1)], 1)
+
+    found = diffid(
+        model, images, images, torch.tensor([0]), shares=[0.5], measure="retention",
+        chunk_size=chunk_size,
+    )  # fmt: skip
+    whole, left = model(images), model(torch.tensor([[[[0.5, 0.5]]]]))
+    wanted = left.softmax(1)[:, :1] / whole.softmax(1)[:, :1]
+    torch.testing.assert_close(found.deletion, wanted)
+
+
 def test_diffid_orders_ties_as_it_is_told(rand: Any) -> None:
     images, weights, ties = rand(2, 2, 4, 5), rand(40, 3) - 0.5, rand(2, 4, 5)
     labels = torch.tensor([2, 0])

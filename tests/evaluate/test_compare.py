@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,28 +146,11 @@ def test_a_model_without_parameters(
     assert json.loads((tmp_path / "o" / "manifest.json").read_text())["records"][0]["value"]
 
 
-@pytest.fixture
-def odd_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a module with a classifier, the same with a softmax, and a regression where it runs."""
-    (tmp_path / "odd_nets.py").write_text(
-        "import timm, torch\n"
-        "from torch import nn\n"
-        "def net(outputs):\n"
-        "    torch.manual_seed(0)\n"
-        "    return timm.create_model('test_resnet', num_classes=outputs)\n"
-        "def logits(): return net(5)\n"
-        "def probabilities(): return nn.Sequential(net(5), nn.Softmax(1))\n"
-        "def single(): return net(1)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "odd_nets", raising=False)
-
-
-@pytest.mark.usefixtures("odd_nets")
+@pytest.mark.usefixtures("odd_models")
 def test_probabilities_are_not_squashed_again(work: Path) -> None:
     found = []
     for model in ("logits", "probabilities"):
-        main(["compare", str(work / "images" / "a" / "1.png"), "--model", f"odd_nets:{model}",
+        main(["compare", str(work / "images" / "a" / "1.png"), "--model", f"odd_models:{model}",
               "--size", "64", "--methods", "RISE,random", "--evaluations", "12",
               "--steps", "4", "--samples", "8", "--out", model,
               "--metrics", "deletion,correlation,pixel-flipping,irof,road,diffid"])  # fmt: skip
@@ -178,9 +160,9 @@ def test_probabilities_are_not_squashed_again(work: Path) -> None:
         assert value == pytest.approx(found[1][key], abs=1e-4), key
 
 
-@pytest.mark.usefixtures("odd_nets")
+@pytest.mark.usefixtures("odd_models")
 def test_a_single_output_is_no_probability(work: Path) -> None:
-    main(["compare", str(work / "images" / "a" / "1.png"), "--model", "odd_nets:single",
+    main(["compare", str(work / "images" / "a" / "1.png"), "--model", "odd_models:single",
           "--size", "64", "--methods", "random", "--steps", "4", "--out", "o"])  # fmt: skip
     page = Path("o", "report.html").read_text(encoding="utf-8")
     assert "Deletion: score while pixels are replaced" in page

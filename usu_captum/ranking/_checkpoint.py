@@ -5,7 +5,8 @@ One file, so that it is replaced as a whole: a kill leaves the old one or the ne
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 FORMAT = 1
 _KEY = "usu"
+_PARTIAL = ".{name}.{process}.partial"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -38,16 +40,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
 
     text = json.dumps({**facts, "format": FORMAT}, allow_nan=False, ensure_ascii=False)
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with _replacing(path) as partial:
         partial.touch()  # with the mode that files get here; safetensors makes its own private
         mode = partial.stat().st_mode
         save_file(own, partial, metadata={_KEY: text})
         partial.chmod(mode)
-        _sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -84,20 +81,27 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with _replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        _sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def remove_partials(folder: Path, names: Iterable[str]) -> None:
     """Remove what writes of these files left in a folder when they were killed."""
     for name in names:
-        for partial in folder.glob(f".{name}.*.partial"):
+        for partial in folder.glob(_PARTIAL.format(name=name, process="*")):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Take what is written to the given file for a file as a whole, or not at all."""
+    partial = path.with_name(_PARTIAL.format(name=path.name, process=os.getpid()))
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

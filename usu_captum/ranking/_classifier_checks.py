@@ -3,27 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from usu_captum._models import evaluating, in_its_dtype, modules_of
+from usu_captum._models import device_of, evaluating, in_its_dtype
 from usu_captum.ranking._network_config import NetworkConfig
-
-
-def uncompiled(module: nn.Module) -> nn.Module:
-    """Return the module behind ``torch.compile``, whose layers run no hooks; any other as it is."""
-    inner: nn.Module = getattr(module, "_orig_mod", module)
-    return inner
-
-
-def device_of(forward_func: Any) -> torch.device:
-    """Return where the weights are that a forward function is known to run with, or the CPU.
-
-    Example:
-        >>> device_of(nn.Linear(2, 1)).type, device_of(lambda images: images).type
-        ('cpu', 'cpu')
-    """
-    first = next((p for m in modules_of(forward_func) for p in m.parameters()), torch.empty(0))
-    return first.device
 
 
 def check_classifier(classifier: Any, config: NetworkConfig) -> None:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from usu_captum._layout import lay_out, needs_layout, token_grid
-from usu_captum._models import evaluating, in_its_dtype
+from usu_captum._models import evaluating, in_its_dtype, uncompiled_module
 from usu_captum._options import Options
-from usu_captum.ranking._classifier_checks import uncompiled
 from usu_core._tokens import TokenGrid
 
 
@@ -65,7 +64,7 @@ class ClassifierEncoder(nn.Module):
         self, classifier: nn.Module, layers: Sequence[str], *, gradients: bool = False
     ) -> None:
         super().__init__()
-        classifier = uncompiled(classifier)
+        classifier = uncompiled_module(classifier)
         known = dict(classifier.named_modules())
         for name in layers:
             if name not in known:

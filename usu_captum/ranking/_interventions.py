@@ -8,7 +8,7 @@ from captum._utils.common import _run_forward
 from torch import Tensor
 
 from usu_captum._score import argument_tuple, follow
-from usu_core.scoring import class_scores
+from usu_core.scoring._model import ClassScores
 
 # A power of two scales exactly, and keeps the gradients of a half-precision classifier above zero.
 _SCALE = 1024.0
@@ -47,7 +47,7 @@ class Classifier:
             raise ValueError(f"targets must be (B,) or (B, K), got {tuple(targets.shape)}.")
         self._forward = forward_func
         self._targets = targets.view(len(targets), -1)
-        self._output = output
+        self._output, self._scores = output, ClassScores()
         self._args = argument_tuple(additional_forward_args)
 
     def evaluate(self, images: Tensor, example: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Classifier:
                 f"forward_func must return a tensor, got {type(outputs).__name__}. "
                 "Try a wrapper that selects the logits."
             )
-        scores = class_scores(outputs, self._output)
+        scores = self._scores(outputs, self._output)
         scores = scores[:, None] if scores.dim() == 1 else scores
         if scores.dim() != 2 or len(scores) != len(images):
             raise ValueError(

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from usu_captum._models import evaluating
-from usu_captum.ranking._classifier_checks import check_classifier, device_of, uncompiled
+from usu_captum._models import device_of, evaluating, uncompiled_module
+from usu_captum.ranking._classifier_checks import check_classifier
 from usu_captum.ranking._classifier_features import ClassifierEncoder, sum_to_map
 from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditioning, head_rows
 from usu_captum.ranking._decoder import Decoder, resized
@@ -144,7 +144,7 @@ def build_network(
             'with conditioning="embedding".'
         )
     if isinstance(classifier, nn.Module):
-        classifier = uncompiled(classifier)
+        classifier = uncompiled_module(classifier)
         check_classifier(classifier, config)
     encoder: nn.Module
     if config.encoder == CLASSIFIER:

@@ -42,10 +42,9 @@ def choose_prior(
         )
     if config.prior != "auto":
         return config.prior
-    reads = isinstance(encoder, ClassifierEncoder) and head_reads(
-        encoder.classifier, config.classes, images, last
-    )
-    return "cam" if defined and reads else "flat"
+    if not defined or not isinstance(encoder, ClassifierEncoder):
+        return "flat"
+    return "cam" if head_reads(encoder.classifier, config.classes, images, last) else "flat"
 
 
 def head_reads(classifier: nn.Module, classes: int, images: Tensor, stage: Tensor) -> bool:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from usu_captum._digest import weights_digest
 from usu_captum._image_space import ImageSpace
-from usu_captum._models import modules_of
+from usu_captum._models import modules_of, uncompiled_module
 from usu_captum.ranking._checkpoint import load_checkpoint, save_checkpoint
-from usu_captum.ranking._classifier_checks import uncompiled
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._network_files import network_facts, network_state, restore_network
 
@@ -52,8 +51,7 @@ class RunState:
 
     def note_figures(self, figures: dict[str, float], patience: int) -> bool:
         """Remember what an evaluation gave, and whether to stop; return whether it is the best."""
-        gains = [row["insertion"] - row["deletion"] for row in (figures, self.best) if row]
-        better = len(gains) == 1 or gains[0] > gains[1]
+        better = self.best is None or _gain(figures) > _gain(self.best)
         if better:
             self.best = figures
         self.evaluations_without_gain = 0 if better else self.evaluations_without_gain + 1
@@ -167,7 +165,7 @@ def identify_run(
         ) from error
     return {
         **network_facts(network),
-        "classifier": weights_digest(uncompiled(modules[0])) if modules else None,
+        "classifier": weights_digest(uncompiled_module(modules[0])) if modules else None,
         "space": None if space is None else asdict(space),
         "training": settings,
         "data": data,
@@ -183,6 +181,10 @@ def stop_unless_finite(what: str, value: Tensor, step: int, folder: Path) -> Non
         f"the {what} is not finite at step {step}. The last checkpoint is in "
         f"{str(folder / STATE)!r}. Try a lower learning_rate or precision='no', in another folder."
     )
+
+
+def _gain(figures: dict[str, float]) -> float:
+    return figures["insertion"] - figures["deletion"]
 
 
 def _best_if_kept(folder: Path, best: dict[str, float] | None) -> dict[str, float] | None:

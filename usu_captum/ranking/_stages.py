@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum._layout import lay_out, token_grid
-from usu_captum._models import evaluating, in_its_dtype
+from usu_captum._models import evaluating, in_its_dtype, uncompiled_module
 from usu_captum._options import Options
-from usu_captum.ranking._classifier_checks import uncompiled
 
 COUNT = 4
 """Layers to read, at most."""
@@ -36,7 +35,7 @@ def default_stages(
         >>> default_stages(net, torch.rand(1, 1, 8, 8))
         ('1', '2')
     """
-    classifier = uncompiled(classifier)
+    classifier = uncompiled_module(classifier)
     names = {module: name for name, module in classifier.named_modules() if name}
     for module in classifier.modules():
         encoder: Any = getattr(module, "encoder", None)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from usu_captum._image_space import ImageSpace
-from usu_captum._models import evaluating, modules_of
+from usu_captum._models import device_of, evaluating, modules_of
 from usu_captum.ranking._checkpoint import load_checkpoint
 from usu_captum.ranking._checks import check_source
-from usu_captum.ranking._classifier_checks import check_classifier, device_of
+from usu_captum.ranking._classifier_checks import check_classifier
 from usu_captum.ranking._images import ImageSource
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._network_files import restore_network

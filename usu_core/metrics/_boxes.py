@@ -6,7 +6,13 @@ Boxes are drawn once and the model is run once per box, whatever the number of m
 import torch
 from torch import Tensor
 
-from usu_core._checks import check_count, check_finite, check_float_tensor, check_size
+from usu_core._checks import (
+    check_count,
+    check_finite,
+    check_float_tensor,
+    check_integer_tensor,
+    check_size,
+)
 from usu_core.metrics._correlation import pearson
 from usu_core.metrics._evaluation import (
     check_batch,
@@ -136,8 +142,7 @@ def box_effects(
 
 def _sides(boxes: Tensor, image: Tensor) -> tuple[Tensor, ...]:
     """Return top, left, bottom and right, (N,) int64, of boxes inside ``image`` (..., H, W)."""
-    if boxes.is_floating_point() or boxes.is_complex() or boxes.dtype == torch.bool:
-        raise TypeError(f"boxes must be an integer tensor, got {boxes.dtype}. Try .long().")
+    check_integer_tensor("boxes", boxes)
     if boxes.dim() != 2 or boxes.shape[1] != 4 or len(boxes) == 0:
         raise ValueError(f"boxes must have shape (N, 4), N above 0, got {tuple(boxes.shape)}.")
     H, W = image.shape[-2:]

@@ -16,7 +16,7 @@ from usu_core.metrics._evaluation import (
     whole_scores,
 )
 from usu_core.metrics._ranking import places, share_counts
-from usu_core.scoring import class_scores
+from usu_core.scoring._model import ClassScores
 
 UNITS = ("element", "pixel")
 MEASURES = ("accuracy", "retention")
@@ -118,11 +118,13 @@ def diffid(
         return torch.where(removed, mean.to(images.dtype), images[i])
 
     score = _LabelScore(model, labels, measure, images.device)
+    whole = None
+    if measure == "retention":  # First, so that whole images decide what the outputs are.
+        whole = whole_scores(score, images, output="probability", chunk_size=chunk_size)
     scores = perturbed_scores(
         score, images, remove, 2 * K, output="probability", chunk_size=chunk_size
     ).float()
-    if measure == "retention":
-        whole = whole_scores(score, images, output="probability", chunk_size=chunk_size)
+    if whole is not None:
         scores = (scores / whole[:, None].float().clamp(min=1e-30)).clamp(max=1)
     deletion, insertion = scores[:, :K], scores[:, K:]
     return DiffID(insertion, deletion, insertion.mean(1) - deletion.mean(1))
@@ -138,7 +140,7 @@ class _LabelScore:
         measure: str,
         device: torch.device,
     ) -> None:
-        self._model, self._measure = model, measure
+        self._model, self._measure, self._scores = model, measure, ClassScores()
         # Asked once: in every chunk it would make the device wait.
         self._range = int(labels.min()), int(labels.max())
         self._labels = labels.to(device).long()
@@ -156,7 +158,7 @@ class _LabelScore:
             right = (outputs.argmax(1) == wanted).float()
             # NaN has no first class; passed on, it is refused as a score.
             return right.where(outputs.amax(1).isfinite(), torch.nan)
-        return class_scores(outputs, output).gather(1, wanted[:, None]).squeeze(1)
+        return self._scores(outputs, output).gather(1, wanted[:, None]).squeeze(1)
 
 
 def _sizes(images: Tensor, attribution: Tensor, unit: str) -> Tensor:

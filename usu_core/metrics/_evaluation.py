@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from usu_core._checks import check_count, check_finite, check_float_tensor
+from usu_core._checks import check_count, check_finite, check_float_tensor, check_integer_tensor
 from usu_core.scoring import ModelScore, ScoreFunction
 from usu_core.scoring._model import CountedScore
 
@@ -133,8 +133,7 @@ def check_planes(images: Tensor) -> None:
 
 def check_labels(images: Tensor, segments: Tensor) -> int:
     """Return the number of labels, or raise unless every pixel has one that is not negative."""
-    if segments.is_floating_point() or segments.is_complex() or segments.dtype == torch.bool:
-        raise TypeError(f"segments must be an integer tensor, got {segments.dtype}. Try .long().")
+    check_integer_tensor("segments", segments)
     check_pixels("segments", images, segments)
     low, high = (int(v) for v in torch.aminmax(segments))
     if low < 0:

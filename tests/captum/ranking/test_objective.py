@@ -353,3 +353,11 @@ def test_pooled_scores_are_what_is_sorted() -> None:
     first, _ = by_hand(Counted(), images, maps, targets, references, 3)
     assert not torch.allclose(value.deletion, first, atol=1e-4)
     assert pool_to_grid(maps, 2).shape == (2, 4)
+
+
+def test_a_classifiers_outputs_are_logits_or_not_once_and_for_all() -> None:
+    classifier = Classifier(nn.Flatten(), torch.tensor([0]), "probability")
+    for pixels in ([0.9, 0.5, 0.0], [0.5, 0.5, 0.0]):  # the second add up to one by chance
+        images = torch.tensor(pixels).view(1, 1, 1, 3)
+        found = classifier.evaluate(images, torch.tensor([0]))
+        torch.testing.assert_close(found, images.flatten(1).softmax(1)[:, 0])
