@@ -27,8 +27,8 @@ class Axis:
     @property
     def uniform(self) -> bool:
         """Whether every cell has the same width and the cells cover the axis."""
-        cells = len(self.starts) - 1
-        return self.counts == (self.widest,) * cells and cells * self.widest == self.pixels
+        width, rest = divmod(self.pixels, len(self.starts) - 1)
+        return rest == 0 and self.starts == tuple(range(0, self.pixels + 1, width))
 
 
 @lru_cache(maxsize=256)

@@ -146,6 +146,11 @@ class CellGrid:
             return False
         return self._axes == CellGrid.even(self.cells, self.pixels)._axes
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the cells cover the whole lattice, each with the same number of pixels."""
+        return self.is_dense and all(axis.uniform for axis in self._axes)
+
     def labels(self, device: torch.device | str | None = None) -> Tensor:
         """Return each pixel's cell number, row-major, -1 outside: int64 of shape ``pixels``."""
         if self._labels is not None:
@@ -225,10 +230,11 @@ class CellGrid:
         result = values
         for d in reversed(range(rank)):
             axis, dim = self._axes[d], values.dim() - rank + d
-            n, widest = len(axis.starts) - 1, axis.widest
+            n = len(axis.starts) - 1
             if axis.uniform:
-                result = result.unflatten(dim, (n, widest))
+                result = result.unflatten(dim, (n, -1))
                 continue
+            widest = axis.widest
             starts = torch.tensor(axis.starts, device=values.device)
             index = starts[:-1, None] + torch.arange(widest, device=values.device)
             real = (index < starts[1:, None]).view(n, widest, *[1] * (result.dim() - dim - 1))

@@ -5,6 +5,7 @@ skipped while ``torch.compile`` traces.
 """
 
 import difflib
+import functools
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -92,24 +93,36 @@ def check_integer_tensor(name: str, value: Tensor) -> None:
         raise TypeError(f"{name} must be an integer tensor, got {value.dtype}. Try .long().")
 
 
-def check_finite(name: str, value: Tensor) -> None:
-    """Raise ``ValueError`` if ``value`` holds NaN or infinity."""
+def extremes(*values: Tensor) -> list[tuple[float, float]]:
+    """Return the smallest and largest value of each tensor, NaN if it holds one.
+
+    All are read together, for reading waits for the device.
+    """
+    found = [end for value in values for end in torch.aminmax(value.detach())]
+    # Of several kinds of numbers, stack would round to the first.
+    dtype = functools.reduce(torch.promote_types, (end.dtype for end in found))
+    ends = iter(torch.stack([end.to(dtype) for end in found]).tolist())
+    return list(zip(ends, ends, strict=True))
+
+
+def check_finite(name: str, value: Tensor, known: tuple[float, float] | None = None) -> None:
+    """Raise ``ValueError`` if ``value``, whose extremes may be known, holds NaN or infinity."""
     if torch.compiler.is_compiling() or value.numel() == 0:
         return
     # One pass without a buffer the size of the input: an extreme is non-finite if any value is.
-    low, high = torch.aminmax(value.detach())
-    if not math.isfinite(float(low)) or not math.isfinite(float(high)):
+    low, high = known or extremes(value)[0]
+    if not math.isfinite(low) or not math.isfinite(high):
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(
             f"{name} must be finite, got {bad} NaN or infinite of {value.numel()} values."
         )
 
 
-def check_unit_interval(name: str, value: Tensor) -> None:
-    """Raise ``ValueError`` if ``value`` holds NaN or anything outside [0, 1]."""
+def check_unit_interval(name: str, value: Tensor, known: tuple[float, float] | None = None) -> None:
+    """Raise ``ValueError`` if ``value`` holds NaN or anything outside [0, 1]; see check_finite."""
     if torch.compiler.is_compiling() or value.numel() == 0:
         return
-    low, high = (float(v) for v in torch.aminmax(value.detach()))
+    low, high = known or extremes(value)[0]
     if not (low >= 0.0 and high <= 1.0):
         raise ValueError(
             f"{name} must lie in [0, 1] and be finite, got values from {low:g} to {high:g}. "

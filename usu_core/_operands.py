@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from usu_core._cells import CellGrid
-from usu_core._checks import check_finite, check_float_tensor, check_unit_interval
+from usu_core._checks import check_finite, check_float_tensor, check_unit_interval, extremes
 
 
 def check_no_cell_is_empty(grid: CellGrid) -> None:
@@ -18,12 +18,12 @@ def check_no_cell_is_empty(grid: CellGrid) -> None:
         )
 
 
-def check_mass(cells: Tensor, count: int) -> None:
+def check_mass(cells: Tensor, count: int, known: tuple[float, float] | None = None) -> None:
     """Raise if the mass of ``cells`` might overflow where each value stands ``count`` times."""
     if torch.compiler.is_compiling() or cells.numel() == 0:
         return
     limit = torch.finfo(cells.dtype).max / count
-    largest = float(cells.detach().abs().amax())
+    largest = max(map(abs, known or extremes(cells)[0]))
     if largest > limit:
         raise ValueError(
             f"cells must not exceed {limit:.3g}, or the map's total mass might overflow "
@@ -65,13 +65,13 @@ def prepare(
         raise ValueError(
             f"cells and scores must be on one device, got {cells.device} and {scores.device}."
         )
-    check_finite("cells", cells)
-    check_unit_interval("scores", scores)
     dtype = torch.promote_types(torch.promote_types(cells.dtype, scores.dtype), torch.float32)
-    cells, scores = cells.to(dtype), scores.to(dtype)
-    if torch.compiler.is_compiling() or cells.numel() == 0:
-        return cells, scores, grid
-    if convention == "total":
-        check_no_cell_is_empty(grid)
-    check_mass(cells, prod(grid.cells if convention == "total" else grid.pixels))
-    return cells, scores, grid
+    wide = cells.to(dtype)
+    if not torch.compiler.is_compiling() and cells.numel() > 0:
+        of_cells, of_scores = extremes(cells, scores)
+        check_finite("cells", cells, of_cells)
+        check_unit_interval("scores", scores, of_scores)
+        if convention == "total":
+            check_no_cell_is_empty(grid)
+        check_mass(wide, prod(grid.cells if convention == "total" else grid.pixels), of_cells)
+    return wide, scores.to(dtype), grid

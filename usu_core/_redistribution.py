@@ -205,7 +205,7 @@ def _allocate(
     """Spread each cell's value over its pixels by the softmax of equation 10."""
     check_temperature("temperature", temperature)
     energy = log_potential(scores, potential)
-    factor = cells if convention == "total" else cells * grid.sizes(cells.device)
+    is_total = convention == "total"
     if not grid.is_dense:
         inside = grid.labels(cells.device) >= 0
         peak = grid.expand(grid.max(energy).nan_to_num(neginf=0.0))
@@ -214,13 +214,20 @@ def _allocate(
         weight = (depth / temperature).exp()
         total = grid.sum(weight).clamp(min=torch.finfo(weight.dtype).tiny)
         weight = weight / grid.expand(total).where(inside, 1.0)
-        return weight * grid.expand(factor)
-    weight = grid.split(energy, -torch.inf)
-    peak = weight.amax(grid.within, keepdim=True).clamp(min=torch.finfo(weight.dtype).min)
+        return weight * grid.expand(cells if is_total else cells * grid.sizes(cells.device))
+    weight, within, uniform = grid.split(energy, -torch.inf), grid.within, grid.is_uniform
+    peak = weight.amax(within, keepdim=True)
+    if not uniform:  # A cell may lie outside the image, and have no peak.
+        peak = peak.clamp(min=torch.finfo(weight.dtype).min)
     if torch.is_grad_enabled() and (cells.requires_grad or scores.requires_grad):
         weight = ((weight - peak) / temperature).exp()
     else:  # Nothing will ask for the intermediate values, so one buffer serves for all of them.
         weight = (weight - peak).div_(temperature).exp_()
-    total = weight.sum(grid.within, keepdim=True).clamp(min=1.0)
-    share = factor.view(factor.shape[0], *[n for c in grid.cells for n in (c, 1)]) / total
+    blocks = [n for c in grid.cells for n in (c, 1)]
+    if uniform and not is_total:
+        share = cells.view(len(cells), *blocks) / weight.mean(within, keepdim=True)
+    else:
+        factor = cells if is_total else cells * grid.sizes(cells.device)
+        total = weight.sum(within, keepdim=True).clamp(min=1.0)
+        share = factor.view(len(cells), *blocks) / total
     return grid.join(weight * share if weight.requires_grad else weight.mul_(share))

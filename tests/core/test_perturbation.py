@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from usu_core import GradientScorer, MaskedPerturbation, Quadtree, ShapleyRegression
 from usu_core.scoring import Scorer, fill_images, model_score
-from usu_core.scoring._coalitions import Coalitions, banzhaf_values
+from usu_core.scoring._coalitions import Coalitions, balanced_coalitions, banzhaf_values
 from usu_core.scoring._model import CountedScore
 from usu_core.segments import segment_mean, segment_sum
 
@@ -56,22 +56,20 @@ def test_coalitions_find_evidence_that_the_whole_image_has_to_spare() -> None:
     images, labels = torch.tensor([[[2.0, 2.0, 0.5, 0.0]]]), torch.arange(4)[None]
     score = model_score(lambda x: x[:, 0, :2].amax(1) + x[:, 0, 2:].sum(1))
     active = torch.ones(1, 4).bool()
-    scorer = MaskedPerturbation(mode="coalitions", fill="zero", samples=40_000, chunk_size=9_999)
+
+    def values(samples: int, seed: int = 0) -> Tensor:
+        scorer = MaskedPerturbation("coalitions", "zero", samples=samples, seed=seed)
+        return scorer(images, score)(labels, active)
+
     # The drops are 0, 0, 0.5 and 0. Half of the time the other one of the two is hidden: 2 / 2.
     wanted = torch.tensor([[0.5, 0.5, 0.5, 0.0]])
-    values = scorer(images, score)(labels, active)
-    torch.testing.assert_close(values, wanted, atol=0.02, rtol=0)
-    few, again, others = (
-        MaskedPerturbation("coalitions", "zero", samples=8, seed=seed)(images, score)(
-            labels, active
-        )
-        for seed in (0, 0, 1)
-    )
+    torch.testing.assert_close(values(5000), wanted, atol=0.02, rtol=0)
+    few, again, others = (values(6, seed) for seed in (0, 0, 1))
     assert torch.equal(few, again)
     assert not torch.equal(few, others)
 
 
-def test_banzhaf_values_are_the_covariance_over_the_coalitions_drawn(rand: Any) -> None:
+def test_banzhaf_values_are_differences_of_means_over_the_coalitions_drawn(rand: Any) -> None:
     """Against every coalition in turn, where segments interact and one stays in the image."""
     images = rand(2, 1, 6) + 0.5
     asked: list[Tensor] = []
@@ -90,12 +88,47 @@ def test_banzhaf_values_are_the_covariance_over_the_coalitions_drawn(rand: Any) 
     assert len(shown) == 50
     assert shown[:, 2].all()  # The third segment was not asked about.
     for pixel, segment in ((0, 0), (1, 1), (3, 3), (5, 4)):
-        member = shown[:, pixel].float()
-        covariance = ((member - 0.5) * (outcome - outcome.mean())).mean()
-        torch.testing.assert_close(values[0, segment], 4 * covariance, atol=1e-5, rtol=1e-5)
+        member = shown[:, pixel]
+        difference = outcome[member].mean() - outcome[~member].mean()
+        torch.testing.assert_close(values[0, segment], difference, atol=1e-5, rtol=1e-5)
     assert shown[:, 0].float().mean() == pytest.approx(0.5, abs=0.2)
     assert float(values[0, 2]) == 0
     assert not values[1].any()
+
+
+@pytest.mark.parametrize(("segments", "samples"), [(1, 2), (7, 8), (31, 32), (20, 64)])
+def test_a_power_of_two_of_coalitions_measures_additive_models_without_error(
+    rand: Any, segments: int, samples: int
+) -> None:
+    images, labels = rand(1, 1, segments) + 0.1, torch.arange(segments)[None]
+    found = Coalitions(images, images * 0, model_score(lambda x: x.sum((1, 2))), "logit", 99)
+    active = torch.ones(1, segments).bool()
+    values = banzhaf_values(found, labels, active, samples, seed=5)
+    torch.testing.assert_close(values, images[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_fewer_or_more_coalitions_than_a_power_of_two_stay_near_balance() -> None:
+    for segments, samples in ((56, 56), (16, 56), (100, 165), (12, 3000)):
+        member = balanced_coalitions(segments, samples, seed=0).double()
+        assert member.shape == (samples, segments)
+        correlation = torch.corrcoef(member.T) - torch.eye(segments)
+        together = correlation.square().sum() / (segments * (segments - 1))
+        assert together < 0.5 / samples  # independent draws: 1 / samples
+
+
+def test_each_coalition_by_itself_is_a_random_half() -> None:
+    """So that estimates are unbiased: four patterns of two members are as frequent."""
+    drawn = torch.stack([balanced_coalitions(9, 6, seed) for seed in range(2000)])
+    assert (drawn.float().mean(0) - 0.5).abs().max() < 0.05
+    for one, other in ((0, 1), (2, 8), (7, 8)):  # the last is of a second matrix
+        both = (drawn[..., one] & drawn[..., other]).float().mean(0)
+        assert (both - 0.25).abs().max() < 0.05
+
+
+def test_coalitions_of_the_first_segments_do_not_depend_on_how_many_follow() -> None:
+    many = balanced_coalitions(90, 24, seed=3)
+    for count in (1, 23, 24, 60):
+        assert torch.equal(balanced_coalitions(count, 24, seed=3), many[:, :count])
 
 
 @pytest.mark.parametrize(
