@@ -35,7 +35,7 @@ def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     generator = torch.Generator().manual_seed(0)
     shuffled = _shuffled(found.values, generator)
     maps["usu, shuffled"] = USU()(cells, image=image, score_map=shuffled)[:, 0]
-    maps["random"] = torch.rand(found.values.shape, generator=generator)
+    maps["random"] = torch.rand(found.values.shape, generator=generator).to(cells.device)
     return maps, drops.values, spent
 
 
@@ -52,7 +52,7 @@ def pair_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
 def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:
     """Deal the scores out to the same pieces anew: what a map owes to its pieces alone."""
     values, piece = scores.unique(return_inverse=True)
-    dealt: Tensor = values[torch.randperm(len(values), generator=generator)]
+    dealt: Tensor = values[torch.randperm(len(values), generator=generator).to(values.device)]
     return dealt[piece]
 
 

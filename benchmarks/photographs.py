@@ -169,7 +169,7 @@ def _judge(
     score = ForwardScore(forward, target)
     stacked = torch.cat([maps[name] for name in maps])
     images = image.expand(len(stacked), -1, -1, -1)
-    found = {name: torch.zeros(len(stacked)) for name in METRICS}
+    found = {name: torch.zeros(len(stacked), device=image.device) for name in METRICS}
     boxes = metrics.random_boxes(BOXES, (image.shape[2], image.shape[3]), seed=0)
     sums = metrics.box_sums(stacked, boxes)
     for reference in metrics.REFERENCES:

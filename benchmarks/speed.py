@@ -86,10 +86,22 @@ def _operators(device: torch.device) -> tuple[Comparison, ...]:
     case = "usu, 32 maps 7x7 to 224x224"
     bicubic = 2.0 if device.type == "cpu" else None
     bilinear = 3.0 if device.type == "cuda" else None
-    return (
+    rows = [
         Comparison(case, "F.interpolate bicubic", redistribute, interpolate("bicubic"), bicubic),
         Comparison(case, "F.interpolate bilinear", redistribute, interpolate("bilinear"), bilinear),
-    )
+    ]
+    if device.type == "cuda":  # On the CPU it needs a compiler, which not every machine has.
+        compiled = torch.compile(usu)
+        rows.append(
+            Comparison(
+                f"{case}, compiled",
+                "F.interpolate bilinear",
+                lambda: compiled(cells, scores),
+                interpolate("bilinear"),
+                bilinear,
+            )
+        )
+    return tuple(rows)
 
 
 def _attributions(model: nn.Module, device: torch.device) -> tuple[Comparison, ...]:

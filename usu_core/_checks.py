@@ -5,7 +5,6 @@ skipped while ``torch.compile`` traces.
 """
 
 import difflib
-import functools
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -99,9 +98,7 @@ def extremes(*values: Tensor) -> list[tuple[float, float]]:
     All are read together, for reading waits for the device.
     """
     found = [end for value in values for end in torch.aminmax(value.detach())]
-    # Of several kinds of numbers, stack would round to the first.
-    dtype = functools.reduce(torch.promote_types, (end.dtype for end in found))
-    ends = iter(torch.stack([end.to(dtype) for end in found]).tolist())
+    ends = iter(torch.stack(found).tolist())
     return list(zip(ends, ends, strict=True))
 
 
