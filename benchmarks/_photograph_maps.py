@@ -59,12 +59,12 @@ def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:
 def budget_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     """Guided upsamplers with scores from one gradient to some 500 model evaluations."""
     maps, spent = {"bilinear": resolve("bilinear")(cells, image=image)[:, 0]}, {}
-    budgets = {
-        32: ((4, 12), 8),
-        64: ((6, 25), 16),
-        128: ((9, 49), 34),
-        200: ((16, 64), 56),
-        512: ((36, 144), 165),
+    budgets: dict[int, tuple[tuple[int, ...], int | None]] = {
+        32: ((4, 12), 16),
+        64: ((8, 24), 32),
+        128: ((16, 64), 64),
+        200: ((16, 64), None),  # the default
+        512: ((32, 128), 256),
     }
     found = {"gradient": resolve("usu-fast").score_map(image, score)}
     for limit, (segments, samples) in budgets.items():

@@ -30,9 +30,8 @@ from usu_core import (
 METRICS = ("deletion", "insertion", "correlation", "infidelity")
 ADAPTIVE = replace(DROPS, refinement=Refinement(mixing="segment"))
 SCORES: dict[str, USU] = {
-    "64 segments, 128 coalitions": USU(
-        segmenter=Slic((64,)), scorer=MaskedPerturbation(samples=128)
-    ),
+    "64 segments": USU(segmenter=Slic((64,))),
+    "56 coalitions a level": USU(scorer=MaskedPerturbation(samples=56)),
     "25 + 64 segments": USU(segmenter=Slic((25, 64))),
     "quadtree": USU(segmenter=Quadtree((4, 8))),
     "mean fill": USU(scorer=MaskedPerturbation(fill="mean")),
@@ -40,7 +39,7 @@ SCORES: dict[str, USU] = {
     "ranks": USU(refinement=Refinement(scale="rank")),
     "drop": USU(scorer=MaskedPerturbation(mode="drop")),
     "keep": USU(scorer=MaskedPerturbation(mode="keep")),
-    "Shapley": USU(segmenter=Slic((64,)), scorer=ShapleyRegression(samples=180)),
+    "Shapley": USU(segmenter=Slic((64,)), scorer=ShapleyRegression(samples=160)),
     "gradient": USU(scorer=GradientScorer()),
     "drop, three levels": DROPS,
     "drop, adaptive": ADAPTIVE,

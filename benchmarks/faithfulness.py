@@ -2,8 +2,8 @@
 
     python -m benchmarks.faithfulness --models resnet18 --images 23
 
-Held-out photographs, each model's first class. RISE, LIME and occlusion spend 180 model
-evaluations, about what the scores of the guided upsamplers cost. Records are kept per model beside
+Held-out photographs, each model's first class. RISE, LIME and occlusion spend 160 model
+evaluations, what the scores of the guided upsamplers cost. Records are kept per model beside
 the result; a run that was stopped goes on, and a run with other images adds them.
 """
 

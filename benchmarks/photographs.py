@@ -42,10 +42,11 @@ from benchmarks._photograph_maps import BY_DROPS, GUIDED, budget_maps, main_maps
 from benchmarks._photograph_summary import METRICS, print_summary, summarise
 from usu_captum import IMAGENET, ForwardScore, LayerGradCam, default_layer
 from usu_cli.evaluate._sources import Setting, Subject, build_methods, explain
-from usu_core import Slic, metrics
+from usu_core import metrics
 
 PEERS = ("bilinear", "nearest", "usu, shuffled", "score-map", *EQUAL_COST)
 STEPS, BOXES = 8, 96
+EVALUATIONS = 160  # of RISE, LIME and occlusion: what the defaults spend, or a few more
 
 
 def main() -> None:
@@ -131,7 +132,7 @@ def _measure_image(
         maps, ties, spent = pair_maps(cells, image, score)
     else:
         maps, ties, spent = main_maps(cells, image, score)
-        setting = Setting(model, model, IMAGENET, _peers_budget(image), 64)
+        setting = Setting(model, model, IMAGENET, EVALUATIONS, 64)
         subject = Subject(image, target, score, black, seed=0)
         for name, method in build_methods(EQUAL_COST, setting).items():
             found = explain(name, method, subject)
@@ -141,12 +142,6 @@ def _measure_image(
         "evaluations": spent,
         "metrics": _judge(model, target, image, black, maps, ties),
     }
-
-
-def _peers_budget(image: Tensor) -> int:
-    """Return how many evaluations RISE, LIME and occlusion have: a few more than the defaults."""
-    (segments,) = Slic((64,))(image)
-    return int(segments.max()) + 1 + 129  # as 64 segments and 128 coalitions would spend
 
 
 def _judge(

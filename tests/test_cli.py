@@ -821,7 +821,7 @@ def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     for command, wanted in {
         "demo": ("usu-demo", "6"),
         "explain": ("usu-explain",),
-        "evaluate": ("usu-evaluate", "180", "16", "96", "64"),
+        "evaluate": ("usu-evaluate", "160", "16", "96", "64"),
         "train-explainer": ("usu-explainer", "100", "2000", "0.001", "0"),
     }.items():
         with pytest.raises(SystemExit, match="0"):

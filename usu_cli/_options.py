@@ -50,7 +50,7 @@ class Wanted:
 
     methods: tuple[str, ...]
     metrics: tuple[str, ...]
-    evaluations: int = 180
+    evaluations: int = 160
     steps: int = 16
     samples: int = 96
     precision: str = "no"

@@ -170,6 +170,8 @@ class CellGrid:
             flat = self._labels.flatten().to(device)
             counts = torch.bincount(flat + 1, minlength=prod(self.cells) + 1)[1:]
             return counts.view(self.cells)
+        if self.is_uniform:  # Without a copy to the device.
+            return torch.full(self.cells, prod(self.pixels) // prod(self.cells), device=device)
         result = torch.ones(self.cells, dtype=torch.long, device=device)
         for d, axis in enumerate(self._axes):
             shape = [-1 if i == d else 1 for i in range(len(self.cells))]

@@ -36,12 +36,15 @@ def to_dict(value: Any) -> dict[str, Any]:
         value: An upsampler, segmenter, scorer or refinement.
 
     Returns:
-        Its fields, with the class name under ``"type"``. Tensors and functions become their
-        ``repr``, which says what they were but cannot be read back.
+        Its fields, with the class name under ``"type"``, but for those that are ``None``, which is
+        then their default. Tensors and functions become their ``repr``, which says what they were
+        but cannot be read back.
     """
     result: dict[str, Any] = {"type": type(value).__name__}
     for field in fields(value):
         item = getattr(value, field.name)
+        if item is None:  # TOML has no such thing.
+            continue
         if is_dataclass(item):
             result[field.name] = to_dict(item)
         elif isinstance(item, tuple | list):
@@ -116,7 +119,7 @@ def _check_writable(value: Any) -> None:
         item = getattr(value, field.name)
         if is_dataclass(item):
             _check_writable(item)
-        elif not (_is_plain(item) or isinstance(item, tuple)):
+        elif not (item is None or _is_plain(item) or isinstance(item, tuple)):
             raise ValueError(
                 f"{type(value).__name__}.{field.name} must be a plain value to be written as TOML, "
                 f"got {type(item).__name__}."

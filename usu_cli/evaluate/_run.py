@@ -57,7 +57,7 @@ def evaluate(
 
     Cost:
         Per image and map about ``3 (steps + 1)`` model evaluations for each of deletion and
-        insertion; per image ``samples`` for box metrics and some 180 for guided upsamplers.
+        insertion; per image ``samples`` for box metrics and 160 for guided upsamplers.
         Max-sensitivity explains and upsamples eleven times again, model randomisation twice.
     """
     methods = make_methods(classifier, plan)

@@ -8,6 +8,8 @@ from torch import Tensor
 from usu_core._precision import exact
 from usu_core.scoring._model import ModelScore
 
+_MOST_PAIRS = 64  # per image and level, so that finer segments do not cost more unasked
+
 
 @dataclass(frozen=True)
 class Coalitions:
@@ -58,55 +60,79 @@ class Coalitions:
 
 
 def banzhaf_values(
-    asked: Coalitions, labels: Tensor, active: Tensor, samples: int, seed: int
+    asked: Coalitions, labels: Tensor, active: Tensor, samples: int | None, seed: int
 ) -> Tensor:
     """Estimate what each segment is worth to a random half of the others, (B, P).
 
     The Banzhaf value, from coalitions that hold each segment with probability 1/2: the mean score
-    with the segment less the mean without it. All samples serve all segments (the maximum sample
-    reuse of Wang and Jia, 2023), and every image sees the same draw, so that its values do not
-    depend on the batch. Segments that are not active stay in the image.
+    with the segment less the mean without it. All coalitions serve all segments (the maximum
+    sample reuse of Wang and Jia, 2023), and come with their complements, so that what two segments
+    do only together is not taken for what either does. An image sees the same draw whatever else
+    is in the batch. Segments that are not active stay in the image.
+
+    Args:
+        asked: The model and the images.
+        labels: (B, *pixels) int64, the segments.
+        active: (B, P) bool, which of them to measure.
+        samples: Coalitions per image, rounded up to pairs; if not given, twice the power of two
+            that is not below the number of active segments, and 128 at most.
+        seed: Seed of a random generator of their own.
     """
-    member = balanced_coalitions(active.shape[1], samples, seed).to(labels.device)
-    (rows,) = active.any(1).nonzero(as_tuple=True)
-    present = (member | ~active[rows].unsqueeze(1)).flatten(0, 1)
-    outcome = asked.evaluate(labels, present, rows.repeat_interleave(samples))
-    gains = outcome.view(-1, samples)
-    gains = gains - gains.mean(1, keepdim=True)
-    seat = member.to(gains.dtype)
-    seat = seat - seat.mean(0)
-    with exact(gains):
-        values = gains @ seat / seat.square().sum(0)
-    return values.new_zeros(active.shape).index_copy_(0, rows, values) * active
+    counts = active.sum(1).tolist()
+    enough = [min(_power_of_two(n), _MOST_PAIRS) for n in counts]
+    pairs = enough if samples is None else [-(-samples // 2)] * len(counts)
+    place = (active.cumsum(1) - 1).clamp(min=0)
+    values = torch.zeros(active.shape, device=active.device)
+    for number in sorted(set(pairs)):
+        found = [i for i, n in enumerate(pairs) if n == number and counts[i] > 0]
+        if not found:
+            continue
+        rows = torch.tensor(found, device=active.device)
+        drawn = balanced_coalitions(max(counts[i] for i in found), number, seed)
+        member = drawn.to(active.device)[:, place[rows]].transpose(0, 1)
+        present = (member | ~active[rows].unsqueeze(1)).flatten(0, 1)
+        outcome = asked.evaluate(labels, present, rows.repeat_interleave(2 * number))
+        gains = outcome.view(len(rows), 1, 2 * number)
+        gains = gains - gains.mean(2, keepdim=True)
+        with exact(gains):
+            worth = (gains @ (2 * member.to(gains.dtype) - 1)).squeeze(1) / number
+        values = values.to(worth.dtype).index_copy(0, rows, worth)
+    return values * active
 
 
-def balanced_coalitions(segments: int, samples: int, seed: int) -> Tensor:
-    """Draw coalitions whose members hardly go together, (samples, segments) bool.
+def balanced_coalitions(segments: int, pairs: int, seed: int) -> Tensor:
+    """Draw coalitions whose members hardly go together, (2 * pairs, segments) bool.
 
     In independent draws some segments happen to be shown together more often than not, and each
-    is taken for the other. Rows of a Hadamard matrix are a screening design (Plackett and Burman,
-    1946): each of its columns but one is balanced, and no two go together. Segments have columns
-    at random, and either sign of them, which makes each coalition by itself a random half, so that
-    estimates are as unbiased as from independent draws. With a power of two of samples, and fewer
-    segments than that, an additive model is measured without error; with somewhat fewer samples
-    the error is small.
+    is taken for the other. Rows of a Hadamard matrix and their complements are a folded screening
+    design (Plackett and Burman, 1946): every column is balanced, and no two go together. Segments
+    have columns at random, and either sign of them, which makes each coalition by itself a random
+    half, so that estimates are as unbiased as from independent draws. With a power of two of pairs,
+    and no more segments than that, an additive model is measured without error; with somewhat
+    fewer pairs the error is small.
 
     Args:
         segments: How many, P. The coalitions of the first few do not depend on how many follow.
-        samples: Two or more.
+        pairs: One or more; the second half of the rows are the complements of the first.
         seed: Seed of a random generator of their own.
     """
-    order = min(1 << (samples - 1).bit_length(), 1024)
+    order = min(_power_of_two(pairs), 1024)
     generator = torch.Generator().manual_seed(seed)
     columns = []
-    for _ in range(0, segments, order - 1):
-        copies = range(0, samples, order)
-        row = torch.cat([torch.randperm(order, generator=generator) for _ in copies])[:samples]
-        column = torch.randperm(order - 1, generator=generator) + 1
-        sign = torch.randint(2, (order - 1,), generator=generator)
+    for _ in range(0, segments, order):
+        copies = range(0, pairs, order)
+        row = torch.cat([torch.randperm(order, generator=generator) for _ in copies])[:pairs]
+        column = torch.randperm(order, generator=generator)
+        sign = torch.randint(2, (order,), generator=generator)
         common = row[:, None] & column
         # Sylvester's matrix: the sign of row i and column j is the parity of their common bits.
         for shift in (8, 4, 2, 1):
             common = common ^ (common >> shift)
         columns.append((common ^ sign) & 1 > 0)
-    return torch.cat(columns, 1)[:, :segments]
+    half = torch.cat(columns, 1)[:, :segments]
+    return torch.cat([half, ~half])
+
+
+def _power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not below ``number``."""
+    return 1 << max(number - 1, 0).bit_length()

@@ -18,22 +18,21 @@ MODES = ("coalitions", "drop", "keep", "both")
 class MaskedPerturbation:
     """Score each segment by what the model loses without it.
 
-    A drop tells what the model misses while it sees all the rest, and a class with evidence to
-    spare misses nothing. ``coalitions`` is therefore the mean of the drop and of the segment's
-    Banzhaf value, its mean effect where a random half of the others is shown, both clipped at 0.
-    Each is a mean of marginal contributions, as a Shapley value is; they differ in the coalitions
-    that are asked.
-
-    ``drop`` is f(x) - f(x without the segment), ``keep`` is f(the segment alone) - f(nothing), both
-    clipped at 0; ``both`` is the mean of the two. "Masked perturbation" is named but not defined
-    in arXiv:2603.16067.
+    ``coalitions`` is the segment's Banzhaf value: its mean effect where a random half of the others
+    is shown. It is found from balanced coalitions and their complements, all of which serve all
+    segments. ``drop`` is f(x) - f(x without the segment), what the model misses while it sees all
+    the rest; a class with evidence to spare misses nothing. ``keep`` is f(the segment alone) -
+    f(nothing), and ``both`` the mean of these two. All are clipped at 0. "Masked perturbation" is
+    named but not defined in arXiv:2603.16067.
 
     Args:
         mode: ``"coalitions"``, ``"drop"``, ``"keep"`` or ``"both"``.
         fill: What replaces masked pixels: ``"blur"``, ``"mean"``, ``"zero"`` or a tensor.
         output: Scale of the model's score: ``"probability"``, ``"logit"`` or ``"log-odds"``.
         chunk_size: Images per model call; bounds memory.
-        samples: Random coalitions per image and level. Only for ``"coalitions"``, as is the next.
+        samples: Coalitions per image and level, rounded up to pairs; if not given, twice the power
+            of two that is not below the number of segments, and 128 at most. Only for
+            ``"coalitions"``, as is the next.
         seed: Seed of their own random generator; the global one is not touched.
 
     Raises:
@@ -41,8 +40,9 @@ class MaskedPerturbation:
         TypeError: If a number is not an integer.
 
     Cost:
-        One model evaluation per segment, two for ``"both"``, and one or two per image;
-        ``samples`` more per image and level for ``"coalitions"``. No gradient.
+        ``samples`` model evaluations per image and level for ``"coalitions"``, 32 + 128 with the
+        default segments; else one per segment and one per image, twice as many for ``"both"``. No
+        gradient.
 
     Example:
         >>> labels = torch.tensor([[0, 0, 1]])
@@ -58,7 +58,7 @@ class MaskedPerturbation:
     fill: str | Tensor = "blur"
     output: str = "probability"
     chunk_size: int = 64
-    samples: int = 56
+    samples: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,7 +66,8 @@ class MaskedPerturbation:
         check_choice("mode", self.mode, MODES)
         check_choice("output", self.output, OUTPUTS)
         check_count("chunk_size", self.chunk_size)
-        check_count("samples", self.samples, 2)
+        if self.samples is not None:
+            check_count("samples", self.samples, 2)
         check_count("seed", self.seed, 0)
         if not isinstance(self.fill, Tensor):
             check_choice("fill", self.fill, FILLS)
@@ -75,8 +76,14 @@ class MaskedPerturbation:
         """Score the unmasked images once; see :class:`Scorer`."""
         fill = fill_images(images, self.fill)
         asked = Coalitions(images, fill, score, self.output, self.chunk_size)
+
+        def banzhaf(labels: Tensor, active: Tensor) -> Tensor:
+            return banzhaf_values(asked, labels, active, self.samples, self.seed).clamp(min=0)
+
+        if self.mode == "coalitions":
+            return banzhaf
         whole = asked.all_or_nothing(True) if self.mode != "keep" else None
-        nothing = asked.all_or_nothing(False) if self.mode in ("keep", "both") else None
+        nothing = asked.all_or_nothing(False) if self.mode != "drop" else None
 
         def score_level(labels: Tensor, active: Tensor) -> Tensor:
             example, segment = active.nonzero(as_tuple=True)
@@ -97,9 +104,6 @@ class MaskedPerturbation:
                 parts.append(whole[example] - single(shown=False))
             if nothing is not None:
                 parts.append(single(shown=True) - nothing[example])
-            if self.mode == "coalitions":
-                worth = banzhaf_values(asked, labels, active, self.samples, self.seed)
-                parts.append(worth[example, segment])
             values = torch.stack(parts).clamp(min=0).mean(0)
             return values.new_zeros(active.shape).index_put_((example, segment), values)
 
