@@ -54,6 +54,20 @@ def summarise(
     return result
 
 
+def columns(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the records of one model with every name once: a row of values for each map."""
+    maps = list(records[0]["metrics"])
+    values = {
+        metric: {name: [short(r["metrics"][name][metric], 5) for r in records] for name in maps}
+        for metric in METRICS
+    }
+    return {
+        "images": [record["image"] for record in records],
+        "targets": [record["target"] for record in records],
+        "values": values,
+    }
+
+
 def _compared(gains: np.ndarray[Any, Any], metric: str) -> dict[str, float]:
     found = paired(gains, HIGHER_IS_BETTER[metric])
     return {key: short(value) for key, value in found.items()}

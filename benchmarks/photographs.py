@@ -39,7 +39,7 @@ from benchmarks._common import (
 )
 from benchmarks._grid_tables import EQUAL_COST
 from benchmarks._photograph_maps import BY_DROPS, GUIDED, budget_maps, main_maps, pair_maps
-from benchmarks._photograph_summary import METRICS, print_summary, summarise
+from benchmarks._photograph_summary import METRICS, columns, print_summary, summarise
 from usu_captum import IMAGENET, ForwardScore, LayerGradCam, default_layer
 from usu_cli.evaluate._sources import Setting, Subject, build_methods, explain
 from usu_core import metrics
@@ -81,7 +81,7 @@ def main() -> None:
             "boxes": BOXES,
             "references": metrics.REFERENCES,
             "summary": summary,
-            "images": records,
+            "models": {name: columns(groups[name]) for name in options.models},
         },
     )
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import evidence, photographs
+from benchmarks._common import read_journal
 
 SIDE = 48
 IMAGES = ("a", "b", "c")
@@ -73,13 +74,21 @@ def test_maps_are_measured_once_and_compared(
     assert measured(monkeypatch, out, "--images", "2", *both) == first
     assert loaded == ["resnet18", "deit_tiny"]  # Nothing was left to measure.
     more = measured(monkeypatch, out, "--images", "3", *both)
-    assert more["images"][:4] == first["images"]
-    assert len(more["images"]) == 6
+    records = read_journal(out.with_suffix(".jsonl"))
+    assert len(records) == 6
+    for model in ("resnet18", "deit_tiny"):
+        before, after = first["models"][model], more["models"][model]
+        assert after["images"] == [*before["images"], "c"]
+        for metric, rows in after["values"].items():
+            for name, row in rows.items():
+                assert row[:2] == before["values"][metric][name]
+                mean = sum(row) / 3
+                assert more["summary"][model]["maps"][name][metric] == pytest.approx(mean, abs=1e-4)
 
     assert list(more["summary"]) == ["resnet18", "deit_tiny", "all"]
     assert [part["images"] for part in more["summary"].values()] == [3, 3, 6]
     names = {*evidence.UPSAMPLERS, *evidence.CONTROLS, *evidence.VARIANTS}
-    for record in more["images"]:
+    for record in records:
         assert set(record["metrics"]) == names
         spent = record["evaluations"]
         assert spent["usu"] == spent["iwmr-mass, ranks"] <= 200
@@ -92,7 +101,7 @@ def test_maps_are_measured_once_and_compared(
     for name, peer in evidence.COMPARED:
         gap = [
             record["metrics"][m]["insertion"] - record["metrics"][m]["deletion"]
-            for record in more["images"]
+            for record in records
             for m in (name, peer)
         ]
         gain = sum(gap[::2]) / 6 - sum(gap[1::2]) / 6
@@ -118,6 +127,7 @@ def test_a_pair_is_the_default_and_what_it_replaces(
 ) -> None:
     words = ("--pair", "--images", "2", "--models", "resnet18")
     result = measured(monkeypatch, tmp_path / "pair.json", *words)
-    assert [list(record["metrics"]) for record in result["images"]] == [["bilinear", "usu"]] * 2
+    found = result["models"]["resnet18"]["values"]["deletion"]
+    assert {name: len(row) for name, row in found.items()} == {"bilinear": 2, "usu": 2}
     assert result["summary"]["resnet18"]["maps"]["usu"]["against bilinear"]["gap"]["gain"] != 0
     assert loaded == ["resnet18"]
