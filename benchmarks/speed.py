@@ -26,10 +26,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS / "speed.json")
+    parser.add_argument("--out", type=Path, help="speed.json among the results, or speed_gpu.json")
     options = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device(options.device)
+    name = "speed_gpu.json" if device.type == "cuda" else "speed.json"
+    options.out = options.out or RESULTS / name
     model = torchvision.models.resnet18(weights=None).eval().to(device)
     rows = [
         measure(case, options.repeats, warm_up=2, device=device)

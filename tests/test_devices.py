@@ -84,7 +84,9 @@ def test_cams(name: str, layers: tuple[int, ...]) -> None:
         np.random.seed(0)  # noqa: NPY002 # RandomCAM draws from the global generator
         make, chosen = usu_gradcam.CAMS[name], [c.model[i] for i in layers]
         if name == "DeepFeatureFactorization":
-            return map(np.asarray, make(c.model, chosen[0], upsampler=QUICK)(c.images, 3))
+            last: Any = lambda vectors: c.model[7](vectors.double())  # noqa: E731
+            factorize = make(c.model, chosen[0], None, last, upsampler=QUICK)
+            return map(np.asarray, factorize(c.images.cpu(), 3))
         options: dict[str, Any] = {"num_scales": 2} if name == "SESS" else {}
         return make(c.model, chosen, upsampler=QUICK, **options)(c.images, TARGETS)
 

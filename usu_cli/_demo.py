@@ -89,9 +89,9 @@ def run_demo(*, images: int, out: Path) -> None:
             f"convolution stage, averaged to a {GRID[0]} by {GRID[1]} grid as a large classifier "
             "would give, says how much each cell matters. Interpolating that grid only blurs it. "
             "USU keeps the mass of every cell and moves it, within the cell, to the segments that "
-            "matter most to the network's score: taken away alone, and added to random halves of "
-            "the others. IWMR also moves mass between cells; the tilted map is the smooth one "
-            "weighed by the same scores.",
+            "matter most to the network's score where a random half of the others is hidden. IWMR "
+            "also moves mass between cells; the tilted map is the smooth one weighed by the same "
+            "scores.",
             "The score map is the control: those segment scores alone, at the same cost, without "
             "any attribution.",
             "The outline is the true shape, which no method has seen. "

@@ -1,6 +1,7 @@
 """Deep Feature Factorization: several concept maps per image."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,9 @@ def factorize(
     score_fn: Callable[[Tensor], Tensor] | None = None,
 ) -> Result:
     """Do what the library's ``__call__`` does, but for the upsampling."""
+    weights = chain(owner.model.parameters(), owner.model.buffers())
+    device = next(weights, images).device
+    images = images.to(device)
     with torch.no_grad(), evaluating(owner.model):
         outputs = detached(owner.activations_and_grads(images))
         activations = as_array(owner.activations_and_grads.activations[0])
@@ -126,5 +130,5 @@ def factorize(
     if owner.computation_on_concepts is None:
         return concepts, maps
     with torch.no_grad():
-        vectors = torch.from_numpy(np.asarray(concepts, np.float32).T)
+        vectors = torch.from_numpy(np.asarray(concepts, np.float32).T).to(device)
         return concepts, maps, as_array(owner.computation_on_concepts(vectors))

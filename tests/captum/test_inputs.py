@@ -144,7 +144,9 @@ def test_targets_of_other_outputs() -> None:
 def test_any_forward_function(net: Any, guided: Any) -> None:
     images = torch.rand(1, 3, 16, 12)
     expected = fine_map(LayerGradCam(net, net.relu2), images, guided)
-    forms = (net.forward, lambda x: net(x), partial(net, shift=0.0), nn.DataParallel(net))
+    forms = [net.forward, lambda x: net(x), partial(net, shift=0.0)]
+    if not torch.cuda.is_available():  # It would take the network to the GPU.
+        forms.append(nn.DataParallel(net))
     for forward in forms:
         torch.testing.assert_close(
             fine_map(LayerGradCam(forward, net.relu2), images, guided), expected

@@ -216,7 +216,10 @@ def test_wrappers_are_seen_through() -> None:
     model, images = vit(img_size=(64, 96)), torch.rand(1, 3, 64, 96)
     layer = model.blocks[1].norm1
     expected = LayerGradCam(model, layer).attribute(images, target=1, upsampler="nearest")
-    for wrapped in (Scaled(model), nn.DataParallel(Scaled(model)), Scaled(model).forward):
+    forms = [Scaled(model), Scaled(model).forward]
+    if not torch.cuda.is_available():  # It would take the model to the GPU.
+        forms.append(nn.DataParallel(Scaled(model)))
+    for wrapped in forms:
         fine = LayerGradCam(wrapped, layer).attribute(images, target=1, upsampler="nearest")
         torch.testing.assert_close(fine, 2 * expected)
     assert default_layer(Scaled(model), images)[0] == "inner.blocks.1.norm1"

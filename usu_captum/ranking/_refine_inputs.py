@@ -38,7 +38,7 @@ def stack_references(
 ) -> Tensor:
     """Return all references of all images, (R, B, C, H, W)."""
     if isinstance(references, Tensor) and references.dim() == 5:
-        return references
+        return references.to(images.device)
     if not isinstance(references, str | Tensor | Sequence):
         raise TypeError(
             f"references must be names or tensors, got {type(references).__name__}. Try ('blur',)."

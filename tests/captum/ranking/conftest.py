@@ -29,6 +29,12 @@ class TinyNet(nn.Module):
         return logits if scale is None else logits * scale.view(-1, 1)
 
 
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train where these networks are, also on a machine with a GPU, which rounds otherwise."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+
+
 @pytest.fixture
 def classifier() -> TinyNet:
     torch.manual_seed(1)
