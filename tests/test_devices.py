@@ -85,7 +85,7 @@ def test_cams(name: str, layers: tuple[int, ...]) -> None:
         make, chosen = usu_gradcam.CAMS[name], [c.model[i] for i in layers]
         if name == "DeepFeatureFactorization":
             last: Any = lambda vectors: c.model[7](vectors.double())  # noqa: E731
-            factorize = make(c.model, chosen[0], None, last, upsampler=QUICK)
+            factorize = make(c.model, chosen[-1], None, last, upsampler=QUICK)
             return map(np.asarray, factorize(c.images.cpu(), 3))
         options: dict[str, Any] = {"num_scales": 2} if name == "SESS" else {}
         return make(c.model, chosen, upsampler=QUICK, **options)(c.images, TARGETS)
