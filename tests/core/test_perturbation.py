@@ -99,7 +99,7 @@ def test_banzhaf_values_are_differences_of_means_over_the_coalitions_drawn(rand:
 def test_what_two_segments_do_together_is_not_taken_for_what_either_does(rand: Any) -> None:
     """Complements cancel it, whatever is drawn."""
     images, labels = rand(1, 1, 9) + 0.1, torch.arange(9)[None]
-    pairs = torch.ones(9, 9).triu(1)[:, :] * 7.0
+    pairs = torch.ones(9, 9).triu(1) * 7.0
 
     def effect(x: Tensor, together: Tensor) -> Tensor:
         sign = 2.0 * (x[:, 0] != 0) - 1
@@ -164,6 +164,20 @@ def test_fewer_or_more_pairs_than_a_power_of_two_stay_near_balance() -> None:
         correlation = torch.corrcoef(member.T) - torch.eye(segments)
         together = correlation.square().sum() / (segments * (segments - 1))
         assert together < (0.5 if segments < pairs else 0.8) / pairs  # independent pairs: 1 / pairs
+
+
+@pytest.mark.parametrize(("segments", "pairs"), [(100, 64), (200, 64), (64, 28), (12, 6000)])
+def test_no_two_segments_go_together_throughout(segments: int, pairs: int) -> None:
+    """Each would be taken for the other; not where they outnumber the pairs either."""
+    for seed in range(10):
+        sign = 2 * balanced_coalitions(segments, pairs, seed).double() - 1
+        together = (sign.T @ sign / (2 * pairs)).fill_diagonal_(0)
+        assert together.abs().max() < 0.9
+
+
+def test_more_than_1024_pairs_are_not_the_same_coalitions_again() -> None:
+    drawn = balanced_coalitions(40, 3000, seed=0)
+    assert len({tuple(seats) for seats in drawn.tolist()}) == 6000
 
 
 def test_each_coalition_by_itself_is_a_random_half() -> None:

@@ -118,17 +118,22 @@ def balanced_coalitions(segments: int, pairs: int, seed: int) -> Tensor:
     """
     order = min(_power_of_two(pairs), 1024)
     generator = torch.Generator().manual_seed(seed)
-    columns = []
+    columns: list[Tensor] = []
     for _ in range(0, segments, order):
-        copies = range(0, pairs, order)
-        row = torch.cat([torch.randperm(order, generator=generator) for _ in copies])[:pairs]
-        column = torch.randperm(order, generator=generator)
-        sign = torch.randint(2, (order,), generator=generator)
-        common = row[:, None] & column
-        # Sylvester's matrix: the sign of row i and column j is the parity of their common bits.
-        for shift in (8, 4, 2, 1):
-            common = common ^ (common >> shift)
-        columns.append((common ^ sign) & 1 > 0)
+        rows = []
+        for first in range(0, pairs, order):
+            row = torch.randperm(order, generator=generator)[: pairs - first]
+            column = torch.randperm(order, generator=generator)
+            sign = torch.randint(2, (order,), generator=generator)
+            common = row[:, None] & column
+            # Sylvester's matrix: the sign of row i and column j is the parity of their common bits.
+            for shift in (8, 4, 2, 1):
+                common = common ^ (common >> shift)
+            if columns:  # The constant columns of two matrices would go together throughout.
+                coin = torch.randint(2, (len(row), 1), generator=generator)
+                common = torch.where(column == 0, coin, common)
+            rows.append((common ^ sign) & 1 > 0)
+        columns.append(torch.cat(rows))
     half = torch.cat(columns, 1)[:, :segments]
     return torch.cat([half, ~half])
 
