@@ -38,6 +38,7 @@ CAMS = (
 )  # fmt: skip
 SAME_BEFORE_AN_AVERAGE = ("HiResCAM", "XGradCAM", "ShapleyCAM")
 _HALF = (0.5, 0.5, 0.5)
+_FIELDS = tuple(field.name for field in dataclasses.fields(Paired))
 
 
 def cams(model: str) -> tuple[str, ...]:
@@ -111,11 +112,12 @@ def published(path: Path) -> dict[str, Summary]:
 
 
 def _summary(model: Mapping[str, Any]) -> Summary:
-    fields = [field.name for field in dataclasses.fields(Paired)]
+    metrics = tuple(model["values"])
+    maps = tuple(_name(text) for text in model["evaluations"])
     return Summary(
         images=len(model["images"]),
-        metrics=tuple(model["values"]),
-        maps=tuple(_name(text) for text in model["evaluations"]),
+        metrics=metrics,
+        maps=maps,
         values={
             (metric, _name(text)): {
                 image: value
@@ -129,14 +131,13 @@ def _summary(model: Mapping[str, Any]) -> Summary:
         evaluations={_name(text): value for text, value in model["evaluations"].items()},
         comparisons=tuple(
             Comparison(
-                row["metric"],
-                _name(row["map"]),
-                _name(row["peer"]),
-                Paired(**{field: row[field] for field in fields}),
-                row["holm"],
-                row["bonferroni"],
+                metrics[metric],
+                maps[subject],
+                maps[peer],
+                Paired(**dict(zip(_FIELDS, row, strict=False))),
+                *row[len(_FIELDS) :],
             )
-            for row in model["comparisons"]
+            for metric, subject, peer, *row in model["comparisons"]["rows"]
         ),
         errors=(),
     )
@@ -148,21 +149,25 @@ def _content(summary: Summary) -> dict[str, Any]:
     for (metric, name), by_image in summary.values.items():
         row = [short(by_image[image]) if image in by_image else None for image in images]
         values.setdefault(metric, {})[_text(name)] = row
+    metrics, maps = list(values), list(summary.evaluations)
     return {
         "images": images,
         "evaluations": {_text(name): spent for name, spent in summary.evaluations.items()},
         "errors": [f"{r.image}, {r.method}, {r.metric}: {r.error}" for r in summary.errors],
-        "comparisons": [
-            {
-                "metric": c.metric,
-                "map": _text(c.subject),
-                "peer": _text(c.peer),
-                **{key: short(value) for key, value in dataclasses.asdict(c.result).items()},
-                "holm": short(c.holm),
-                "bonferroni": short(c.bonferroni),
-            }
-            for c in summary.comparisons
-        ],
+        "comparisons": {
+            "columns": ["metric", "map", "peer", *_FIELDS, "holm", "bonferroni"],
+            "rows": [  # the first three are places among "values" and "evaluations"
+                [
+                    metrics.index(c.metric),
+                    maps.index(c.subject),
+                    maps.index(c.peer),
+                    *(short(value, 5) for value in dataclasses.astuple(c.result)),
+                    short(c.holm, 5),
+                    short(c.bonferroni, 5),
+                ]
+                for c in summary.comparisons
+            ],
+        },
         "values": values,  # of each metric and map, by image
     }
 

@@ -107,7 +107,7 @@ def _operators(device: torch.device) -> tuple[Comparison, ...]:
 
 
 def _attributions(model: nn.Module, device: torch.device) -> tuple[Comparison, ...]:
-    images = torch.rand(8, 3, 224, 224, device=device)
+    images = _pictures(8, device)
     ours = LayerGradCam(model, model.layer4)
     plain = captum.attr.LayerGradCam(model, model.layer4)
 
@@ -128,9 +128,14 @@ def _attributions(model: nn.Module, device: torch.device) -> tuple[Comparison, .
     )
 
 
+def _pictures(count: int, device: torch.device) -> Tensor:
+    """Draw smooth noise, which has as many superpixels as a photograph; plain noise has one."""
+    return F.interpolate(torch.rand(count, 3, 7, 7, device=device), (224, 224), mode="bilinear")
+
+
 def _model_share(model: nn.Module, device: torch.device) -> dict[str, float]:
-    """Return where the time of a guided map goes, for two photographs' worth of noise."""
-    images = F.interpolate(torch.rand(2, 3, 28, 28, device=device), (224, 224), mode="bilinear")
+    """Return where the time of a guided map goes."""
+    images = _pictures(2, device)
     spent = {"model": 0.0, "segments": 0.0}
     upsampler = resolve("usu")
     segmenter = upsampler.segmenter
