@@ -11,9 +11,9 @@ segments' scores dealt out among them at random, and noise; and the guided upsam
 alone. On each model, and on all together.
 
 ``--budget`` charts quality against model evaluations. ``--pair`` has ``usu`` and bilinear alone,
-for more photographs at less cost. On a GPU the four models' hundred photographs take some minutes,
-on a CPU a day. Results are appended image by image, so a run that was stopped
-continues where it was, and a run of other images or models adds them.
+for more photographs at less cost. A GPU needs minutes, a CPU hours. Results are appended image by
+image, so a run that was stopped continues where it was, and a run of other images or models adds
+them.
 """
 
 import argparse

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from usu_core._devices import device_of as device_of_modules
 from usu_core._modes import evaluation_mode
 
 
@@ -48,8 +49,7 @@ def device_of(forward_func: Any) -> torch.device:
         >>> device_of(nn.Linear(2, 1)).type, device_of(lambda images: images).type
         ('cpu', 'cpu')
     """
-    first = next((p for m in modules_of(forward_func) for p in m.parameters()), torch.empty(0))
-    return first.device
+    return device_of_modules(modules_of(forward_func))
 
 
 def in_its_dtype(forward_func: Any, images: Tensor) -> Tensor:

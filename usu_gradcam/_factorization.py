@@ -1,7 +1,6 @@
 """Deep Feature Factorization: several concept maps per image."""
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from pytorch_grad_cam.feature_factorization import deep_feature_factorization as
 from torch import Tensor, nn
 
 from usu_core import AnyUpsampler, Interpolation
+from usu_core._devices import device_of
 from usu_gradcam._arrays import as_array
 from usu_gradcam._guard import evaluating, release, untouched
 from usu_gradcam._maps import upsample
@@ -108,8 +108,7 @@ def factorize(
     score_fn: Callable[[Tensor], Tensor] | None = None,
 ) -> Result:
     """Do what the library's ``__call__`` does, but for the upsampling."""
-    weights = chain(owner.model.parameters(), owner.model.buffers())
-    device = next(weights, images).device
+    device = device_of([owner.model], images.device)
     images = images.to(device)
     with torch.no_grad(), evaluating(owner.model):
         outputs = detached(owner.activations_and_grads(images))

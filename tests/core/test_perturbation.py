@@ -395,3 +395,10 @@ def test_finer_segments_do_not_cost_more_than_128_unasked(
         torch.arange(segments)[None], torch.ones(1, segments).bool()
     )
     assert counted.evaluations == asked
+
+
+def test_an_odd_number_of_samples_is_rounded_up_to_pairs(rand: Any) -> None:
+    counted = CountedScore(model_score(lambda x: x.sum((1, 2))))
+    scorer = MaskedPerturbation(fill="zero", samples=7)
+    scorer(rand(1, 1, 3), counted)(torch.arange(3)[None], torch.ones(1, 3).bool())
+    assert counted.evaluations == 8

@@ -2,7 +2,6 @@
 
 import zlib
 from dataclasses import replace
-from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from usu_cli._models import Classifier
 from usu_cli.evaluate._items import Item, read_mask
 from usu_cli.evaluate._plan import Plan
 from usu_cli.evaluate._sources import Method, Setting, Subject, build_methods
+from usu_core._devices import device_of
 
 
 class UnreadableError(UsageError):
@@ -47,8 +47,7 @@ def make_subject(item: Item, target: int | None, classifier: Classifier, seed: i
         UnreadableError: If the picture or its mask cannot be read.
     """
     look = classifier.preprocessing
-    weights = chain(classifier.model.parameters(), classifier.model.buffers())
-    device = next(weights, torch.empty(0)).device  # without any, a model is where its input is
+    device = device_of([classifier.model])
     mask = None
     try:
         image = read_image(item.path)

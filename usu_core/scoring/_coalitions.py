@@ -78,15 +78,15 @@ def banzhaf_values(
             that is not below the number of active segments, and 128 at most.
         seed: Seed of a random generator of their own.
     """
+
+    def pairs_for(count: int) -> int:
+        return min(_power_of_two(count), _MOST_PAIRS) if samples is None else -(-samples // 2)
+
     counts = active.sum(1).tolist()
-    enough = [min(_power_of_two(n), _MOST_PAIRS) for n in counts]
-    pairs = enough if samples is None else [-(-samples // 2)] * len(counts)
     place = (active.cumsum(1) - 1).clamp(min=0)
     values = torch.zeros(active.shape, device=active.device)
-    for number in sorted(set(pairs)):
-        found = [i for i, n in enumerate(pairs) if n == number and counts[i] > 0]
-        if not found:
-            continue
+    for number in sorted({pairs_for(count) for count in counts if count}):
+        found = [i for i, count in enumerate(counts) if count and pairs_for(count) == number]
         rows = torch.tensor(found, device=active.device)
         drawn = balanced_coalitions(max(counts[i] for i in found), number, seed)
         member = drawn.to(active.device)[:, place[rows]].transpose(0, 1)
@@ -139,5 +139,5 @@ def balanced_coalitions(segments: int, pairs: int, seed: int) -> Tensor:
 
 
 def _power_of_two(number: int) -> int:
-    """Return the smallest power of two that is not below ``number``."""
-    return 1 << max(number - 1, 0).bit_length()
+    """Return the smallest power of two that is not below a positive number."""
+    return 1 << (number - 1).bit_length()
