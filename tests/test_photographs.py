@@ -79,6 +79,7 @@ def test_maps_are_measured_once_and_compared(
     for model in ("resnet18", "deit_tiny"):
         before, after = first["models"][model], more["models"][model]
         assert after["images"] == [*before["images"], "c"]
+        assert after["targets"] == [r["target"] for r in records if r["model"] == model]
         for metric, rows in after["values"].items():
             for name, row in rows.items():
                 assert row[:2] == before["values"][metric][name]

@@ -402,3 +402,10 @@ def test_an_odd_number_of_samples_is_rounded_up_to_pairs(rand: Any) -> None:
     scorer = MaskedPerturbation(fill="zero", samples=7)
     scorer(rand(1, 1, 3), counted)(torch.arange(3)[None], torch.ones(1, 3).bool())
     assert counted.evaluations == 8
+
+
+def test_segments_that_speak_against_the_class_score_nothing() -> None:
+    score = model_score(lambda x: x[:, 0, 0] - x[:, 0, 1])
+    scorer = MaskedPerturbation(fill="zero")
+    values = scorer(torch.ones(1, 1, 2), score)(torch.arange(2)[None], torch.ones(1, 2).bool())
+    assert values.tolist() == [[1.0, 0.0]]

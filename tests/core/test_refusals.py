@@ -156,7 +156,8 @@ def test_temperatures_that_are_no_number(temperature: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "value"), [(torch.float32, 3e37), (torch.float64, 1e308), (torch.bfloat16, 3e38)]
+    ("dtype", "value"),
+    [(torch.float32, 3e37), (torch.float32, -3e37), (torch.float64, 1e308), (torch.bfloat16, 3e38)],
 )
 def test_mass_that_would_overflow(
     operator: Callable[..., Tensor], dtype: torch.dtype, value: float

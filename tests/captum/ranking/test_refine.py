@@ -389,3 +389,13 @@ def test_images_are_brought_into_the_models_dtype(dtype: torch.dtype) -> None:
     assert torch.equal(run(model, images, n_steps=1).maps, expected.maps)
     found = run(model.to(dtype), spots(), n_steps=1)
     torch.testing.assert_close(found.losses.float(), expected.losses, atol=0.01, rtol=0)
+
+
+def test_references_may_be_given_for_every_image() -> None:
+    model, images = Spot().eval(), spots()
+    one, other = torch.zeros_like(images), torch.full_like(images, 0.3)
+    stacked = run(model, images, references=torch.stack([one, other]), n_steps=1)
+    listed = run(model, images, references=[one, other], n_steps=1)
+    alone = run(model, images, references=one, n_steps=1)
+    assert torch.equal(stacked.losses, listed.losses)
+    assert not torch.equal(stacked.losses, alone.losses)
