@@ -8,13 +8,16 @@ import numpy as np
 from benchmarks._common import chance, emphasised, markdown
 from usu_cli.evaluate import Summary
 from usu_cli.evaluate._maps import AS_IS
-from usu_cli.evaluate._statistics import Array, paired
+from usu_cli.evaluate._measures import MEASURES
+from usu_cli.evaluate._statistics import Array, holm, paired, signed_rank
 from usu_cli.evaluate._summary import Comparison, MapName, label
 
 EQUAL_COST = ("RISE", "Lime", "Occlusion")
 CONTROLS = (*EQUAL_COST, "random")
 SUBJECTS = ("usu", "iwmr-mass", "tilted")
 LEVEL = 0.05
+Tests = Mapping[str, Mapping[str, float]]
+"""Gain and p, among others, by what was compared."""
 _CURVES = ("deletion", "insertion")
 
 
@@ -62,6 +65,41 @@ def gains(
         cells = [f"{c.result.gain:+.3f}, {chance(c.holm)}" if c else "" for c in found]
         rows.append([f"{method}, {metric}, over {peer}", *cells])
     return markdown([f"gain of {subject}", *_heads(summaries)], rows)
+
+
+def tested(
+    summaries: Mapping[str, Summary],
+    metric: str,
+    methods: Sequence[str],
+    subject: str,
+    peers: Sequence[str],
+) -> str:
+    """Return :func:`corrected` gains over peers, also those ``summaries`` do not compare with."""
+    sign = 1 if MEASURES[metric].higher_is_better else -1
+    columns: dict[str, Tests] = {}
+    for head, summary in zip(_heads(summaries), summaries.values(), strict=True):
+        tests = {}
+        for method, peer in itertools.product(methods, peers):
+            ours, theirs = (summary.values.get((metric, (method, w)), {}) for w in (subject, peer))
+            images = sorted(ours.keys() & theirs.keys())
+            gains = np.array([sign * (ours[image] - theirs[image]) for image in images])
+            if images:
+                found = {"gain": float(gains.mean()), "p": signed_rank(gains)}
+                tests[f"{method}, {metric}, over {peer}"] = found
+        columns[head] = tests
+    return corrected(columns, subject)
+
+
+def corrected(models: Mapping[str, Tests], subject: str) -> str:
+    """Return mean gains, a row per test, with p corrected by Holm over all tests of a model."""
+    columns = []
+    for tests in models.values():
+        chances = holm(np.array([test["p"] for test in tests.values()]))
+        pairs = zip(tests.items(), chances, strict=True)
+        columns.append({name: f"{t['gain']:+.3f}, {chance(p)}" for (name, t), p in pairs})
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
+    return markdown([f"gain of {subject}", *models], rows)
 
 
 def verdicts(

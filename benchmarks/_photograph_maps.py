@@ -1,9 +1,12 @@
 """The maps that ``benchmarks.photographs`` compares, by name."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from benchmarks._common import DROPS
+from usu_cli.evaluate._summary import label
 from usu_core import USU, MaskedPerturbation, Slic, resolve
 from usu_core._refinement import scaled
 from usu_core.scoring import ModelScore
@@ -13,6 +16,8 @@ Maps = tuple[dict[str, Tensor], Tensor, dict[str, int]]
 
 GUIDED = ("usu", "iwmr-mass", "tilted", "score-map")
 BY_DROPS, BY_RANKS = ", drops", ", ranks"
+AIMED_AT = ("GradCAM", "LayerCAM", "HiResCAM")
+RESIZES = ("nearest", "bilinear", "bicubic")
 
 
 def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
@@ -39,14 +44,18 @@ def main_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
     return maps, drops.values, spent
 
 
-def pair_maps(cells: Tensor, image: Tensor, score: ModelScore) -> Maps:
-    """The default and what it replaces; its scores break the ties of both."""
+def resize_maps(cells: Mapping[str, Tensor], image: Tensor, score: ModelScore) -> Maps:
+    """Every CAM by the default and by what it replaces.
+
+    The default's scores are found once: they serve all CAMs and break the ties of all maps.
+    """
     found = USU().score_map(image, score)
-    maps = {
-        name: resolve(name)(cells, image=image, score_map=found.values)[:, 0]
-        for name in ("bilinear", "usu")
-    }
-    return maps, found.values, {"usu": found.evaluations}
+    given = {"image": image.expand(len(cells), -1, -1, -1)}
+    given["score_map"] = found.values.expand(len(cells), -1, -1)
+    stacked = torch.cat(list(cells.values()))
+    fine = {way: resolve(way)(stacked, **given)[:, 0] for way in (*RESIZES, "usu")}
+    maps = {label((cam, way)): fine[way][[i]] for i, cam in enumerate(cells) for way in fine}
+    return maps, found.values, {label((cam, "usu")): found.evaluations for cam in cells}
 
 
 def _shuffled(scores: Tensor, generator: torch.Generator) -> Tensor:

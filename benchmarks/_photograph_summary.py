@@ -28,9 +28,10 @@ def summarise(
         peers: What a map of that name is compared with, if it is there.
 
     Returns:
-        The number of images, and by map its means and what :func:`paired` says of each peer.
+        The number of images, and by map that all have its means and what :func:`paired` says of
+        each peer.
     """
-    names = list(records[0]["metrics"])
+    names = [n for n in records[0]["metrics"] if all(n in r["metrics"] for r in records)]
     result: dict[str, Any] = {"images": len(records), "maps": {}}
     values = {
         name: {

@@ -1,6 +1,5 @@
 """The maps that a trained ranking explainer is compared with, and its own."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -59,9 +58,7 @@ def refined_maps(
             refinement_steps=steps,
             references=REFERENCES,
             grids=subject.refinement_grids,
-            objective=dataclasses.replace(
-                subject.config.objective, n_percentiles=subject.refinement_percentiles
-            ),
+            objective=subject.refinement,
             learning_rate=0.2,
         )
     return maps
@@ -81,7 +78,7 @@ def single_pass_maps(subject: Subject, image: Tensor, target: int) -> dict[str, 
         "Grad-CAM bilinear": grad_cam.attribute(
             image, target=target, upsampler="bilinear", relu_attributions=True
         ).detach(),
-        "LayerCAM": torch.from_numpy(found),
+        "LayerCAM": torch.from_numpy(found).to(image.device),
         "input x gradient": InputXGradient(model).attribute(inputs, target=target).sum(1).detach(),
     }
     if isinstance(model, VisionTransformer):

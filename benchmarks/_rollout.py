@@ -38,10 +38,10 @@ def attention_rollout(model: nn.Module, image: Tensor) -> Tensor:
             handle.remove()
         for block, flag in zip(blocks, fused, strict=True):
             block.attn.fused_attn = flag
-    carried = torch.eye(attentions[0].shape[-1]).expand_as(attentions[0])
+    identity = torch.eye(attentions[0].shape[-1], device=image.device)
+    carried = identity.expand_as(attentions[0])
     for attention in attentions:
-        mixed = (attention + torch.eye(attention.shape[-1])) / 2
-        carried = mixed @ carried
+        carried = (attention + identity) / 2 @ carried
     grid = token_grid(model, image)
     if grid is None:
         raise ValueError("model must say how its tokens lie in the image, and does not.")

@@ -4,6 +4,7 @@ Prints the Markdown tables of the README and of ``docs/evidence.md``, and draws 
 model evaluations.
 """
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +18,19 @@ from benchmarks._grid_tables import CONTROLS as GRID_CONTROLS
 from benchmarks._grid_tables import (
     EQUAL_COST,
     SUBJECTS,
+    Tests,
+    corrected,
     differences,
     gains,
     maps_of,
     means,
+    tested,
     verdicts,
 )
-from benchmarks._photograph_maps import BY_DROPS, BY_RANKS, GUIDED
+from benchmarks._photograph_maps import AIMED_AT, BY_DROPS, BY_RANKS, GUIDED, RESIZES
+from benchmarks._photograph_summary import HIGHER_IS_BETTER, METRICS
 from usu_cli.evaluate import Summary
+from usu_cli.evaluate._summary import label
 
 PICTURE = ROOT / "docs" / "images" / "budget.png"
 UPSAMPLERS = ("nearest", "bilinear", "usu", "usu-fast", "iwmr", "iwmr-mass", "tilted")
@@ -40,7 +46,6 @@ COMPARED = (
     *((name, name + BY_DROPS) for name in GUIDED),
 )
 PEERS = ("bilinear", "nearest", "score-map", *EQUAL_COST)
-AIMED_AT = ("GradCAM", "LayerCAM", "HiResCAM")
 
 
 def main() -> None:
@@ -48,7 +53,7 @@ def main() -> None:
     held_out = _read("photographs.json")
     print(_compact(held_out["summary"], (*UPSAMPLERS, *CONTROLS, *VARIANTS)))
     print(f"\n{_differences(held_out['summary'], COMPARED)}")
-    print(f"\n### More photographs\n\n{_pair(_read('photographs_pair.json')['summary'])}")
+    _over_resizes(_read("photographs_resizes.json")["summary"])
     _equal_cost(published(RESULTS / "faithfulness.json"))
     _on_the_object(published(RESULTS / "localisation.json"))
     for model, summary in held_out["summary"].items():
@@ -83,6 +88,33 @@ def _on_the_object(sets: Mapping[str, Summary]) -> None:
         print(f"\n### On the object, {kind}\n")
         print(means(models, metrics, maps_of(models, ("GradCAM", "random")), "bilinear"))
         print(f"\n{verdicts(models, metrics)}")
+        print("\n" + tested(models, "concentration", AIMED_AT, "usu", RESIZES))
+
+
+def _over_resizes(summary: dict[str, Any]) -> None:
+    """Print how ``usu`` of each CAM compares with what it replaces, model by model."""
+    models = {name: part for name, part in summary.items() if name != "all"}
+    print("\n### Over nearest, bilinear and bicubic\n")
+    names = [label(name) for name in itertools.product(AIMED_AT, (*RESIZES, "usu"))]
+    print(_compact(models, names, ("deletion", "insertion", "infidelity")))
+    for metrics in (("gap",), METRICS):
+        tests = {
+            f"{name}, {part['images']}": _resize_tests(part, metrics)
+            for name, part in models.items()
+        }
+        print(f"\n{corrected(tests, 'usu')}")
+
+
+def _resize_tests(part: dict[str, Any], metrics: Sequence[str]) -> Tests:
+    named = {"gap": "insertion - deletion"}
+    return {
+        f"{cam}, {named.get(metric, metric)}, over {peer}": row[f"against {label((cam, peer))}"][
+            metric
+        ]
+        for cam in AIMED_AT
+        if (row := part["maps"].get(label((cam, "usu"))))
+        for metric, peer in itertools.product(metrics, RESIZES)
+    }
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -91,16 +123,18 @@ def _read(name: str) -> dict[str, Any]:
     return content
 
 
-def _compact(summary: dict[str, Any], names: Sequence[str]) -> str:
-    """Deletion and insertion of maps, models side by side."""
-    heads = [f"{model}, {part['images']}" for model, part in summary.items()]
+def _compact(
+    summary: dict[str, Any],
+    names: Sequence[str],
+    metrics: Sequence[str] = ("deletion", "insertion"),
+) -> str:
+    """Metrics of maps, models side by side; a model may lack a map."""
     rows = []
     for name in names:
-        found = [part["maps"][name] for part in summary.values()]
-        rows.append(
-            [name, *(f"{_marked(m, 'deletion')} / {_marked(m, 'insertion')}" for m in found)]
-        )
-    return markdown(["deletion ↓ / insertion ↑", *heads], rows)
+        found = [part["maps"].get(name, {}) for part in summary.values()]
+        rows.append([name, *(" / ".join(_marked(m, n) for n in metrics if m) for m in found)])
+    judged = " / ".join(f"{name} {'↑' if HIGHER_IS_BETTER[name] else '↓'}" for name in metrics)
+    return markdown([judged, *(f"{m}, {part['images']}" for m, part in summary.items())], rows)
 
 
 def _differences(summary: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
@@ -111,20 +145,6 @@ def _differences(summary: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> s
         cells = [f"{test['gain']:.3f}, {chance(test['p'])}" for test in tests]
         rows.append([f"`{name}` over `{peer}`", *cells])
     return markdown(["", *summary], rows)
-
-
-def _pair(summary: dict[str, Any]) -> str:
-    """``usu`` after bilinear by every metric, and p."""
-    rows = []
-    for metric in _METRICS:
-        cells = ["difference" if metric == "gap" else metric]
-        for part in summary.values():
-            bilinear, usu = (part["maps"][name] for name in ("bilinear", "usu"))
-            p = chance(usu["against bilinear"][metric]["p"])
-            cells.append(f"{bilinear[metric]:.3f} → {_marked(usu, metric)}, {p}")
-        rows.append(cells)
-    heads = [f"{model}, {part['images']}" for model, part in summary.items()]
-    return markdown(["bilinear → usu", *heads], rows)
 
 
 def _faithfulness(maps: dict[str, Any]) -> str:

@@ -10,14 +10,14 @@ Controls: nearest, the score map alone, RISE, LIME and occlusion with as many mo
 segments' scores dealt out among them at random, and noise; and the guided upsamplers by drops
 alone. On each model, and on all together.
 
-``--budget`` charts quality against model evaluations. ``--pair`` has ``usu`` and bilinear alone,
-for more photographs at less cost. A GPU needs minutes, a CPU hours. Results are appended image by
-image, so a run that was stopped continues where it was, and a run of other images or models adds
-them.
+``--budget`` charts quality against model evaluations. ``--resizes`` has ``usu``, and nearest,
+bilinear and bicubic, which it is to replace, of several CAMs, for more photographs at less cost. A
+GPU needs minutes, a CPU hours. Results are appended image by image, so a run that was stopped
+continues where it was, and a run of other images or models adds them.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,11 +38,22 @@ from benchmarks._common import (
     short,
     write_json,
 )
+from benchmarks._grid import cams
 from benchmarks._grid_tables import EQUAL_COST
-from benchmarks._photograph_maps import BY_DROPS, GUIDED, budget_maps, main_maps, pair_maps
+from benchmarks._photograph_maps import (
+    AIMED_AT,
+    BY_DROPS,
+    GUIDED,
+    RESIZES,
+    Maps,
+    budget_maps,
+    main_maps,
+    resize_maps,
+)
 from benchmarks._photograph_summary import METRICS, columns, print_summary, summarise
 from usu_captum import IMAGENET, ForwardScore, LayerGradCam, default_layer
-from usu_cli.evaluate._sources import Setting, Subject, build_methods, explain
+from usu_cli.evaluate._sources import Explanation, Setting, Subject, build_methods, explain
+from usu_cli.evaluate._summary import label
 from usu_core import metrics
 
 PEERS = ("bilinear", "nearest", "usu, shuffled", "score-map", *EQUAL_COST)
@@ -58,11 +69,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--budget", action="store_true", help="quality against evaluations")
-    kinds.add_argument("--pair", action="store_true", help="usu and bilinear alone")
+    kinds.add_argument("--resizes", action="store_true", help="usu and plain resizes of CAMs")
     parser.add_argument("--out", type=Path, help="photographs*.json among the results if not given")
     options = parser.parse_args()
-    kind = "photographs" + ("_budget" if options.budget else "_pair" if options.pair else "")
-    options.out = options.out or RESULTS / f"{kind}.json"
+    kind = "_budget" if options.budget else "_resizes" if options.resizes else ""
+    options.out = options.out or RESULTS / f"photographs{kind}.json"
     journal = options.out.with_suffix(".jsonl")
     for name in options.models:
         _measure(name, options, journal)
@@ -88,8 +99,13 @@ def main() -> None:
 
 
 def _peers(name: str) -> tuple[str, ...]:
-    """Return what a map is compared with: a guided one with all, others with bilinear alone."""
+    """Return what a map is compared with.
+
+    A guided one with all, others with bilinear alone; ``usu`` of a CAM with its plain resizes.
+    """
     chosen, _, variant = name.partition(", ")
+    if chosen in AIMED_AT:
+        return tuple(label((chosen, peer)) for peer in RESIZES) if variant == "usu" else ()
     if chosen not in GUIDED or f", {variant}" == BY_DROPS:
         return ("bilinear",)
     return (*PEERS, chosen if variant else chosen + BY_DROPS)
@@ -104,11 +120,12 @@ def _measure(name: str, options: argparse.Namespace, journal: Path) -> None:
     model, prepare = load_model(name)
     for file in tqdm(files, desc=name, unit="image"):
         record = {"model": name, "image": file.stem}
-        record |= _measure_image(model, prepare, load_image(file), options)
+        record |= _measure_image(name, model, prepare, load_image(file), options)
         append_journal(journal, record)
 
 
 def _measure_image(
+    name: str,
     model: nn.Module,
     prepare: Callable[[Tensor], Tensor],
     photograph: Tensor,
@@ -118,31 +135,47 @@ def _measure_image(
     black = prepare(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))[0]
     with torch.no_grad():
         target = int(model(image).argmax(1))
-    score = ForwardScore(model, target)
-    grad_cam = LayerGradCam(model, default_layer(model, image)[1])
-    cells: Tensor = grad_cam.attribute(
-        image, target=target, relu_attributions=True, upsampler=lambda coarse, **_: coarse
-    ).detach()
-    if options.budget:
-        maps, ties, spent = budget_maps(cells, image, score)
-        # Captum's own pass serves the scores as well, at a hidden layer.
-        maps["usu one pass"] = grad_cam.attribute(
-            image, target=target, relu_attributions=True, upsampler="usu-fast"
-        )[:, 0].detach()
-    elif options.pair:
-        maps, ties, spent = pair_maps(cells, image, score)
+    subject = Subject(image, target, ForwardScore(model, target), black, seed=0)
+    layer = default_layer(model, image)[1]
+    if options.resizes:
+        chosen = [cam for cam in AIMED_AT if cam in cams(name)]
+        found = _explained(chosen, model, layer, subject)
+        cells = {cam: explanation.cells[0] for cam, explanation in found.items()}
+        maps, ties, spent = resize_maps(cells, image, subject.score)
     else:
-        maps, ties, spent = main_maps(cells, image, score)
-        setting = Setting(model, model, IMAGENET, EVALUATIONS, 64)
-        subject = Subject(image, target, score, black, seed=0)
-        for name, method in build_methods(EQUAL_COST, setting).items():
-            found = explain(name, method, subject)
-            maps[name], spent[name] = cast(Tensor, found.fine), found.evaluations
+        maps, ties, spent = _grad_cam_maps(model, layer, subject, options.budget)
     return {
         "target": target,
         "evaluations": spent,
         "metrics": _judge(model, target, image, black, maps, ties),
     }
+
+
+def _grad_cam_maps(model: nn.Module, layer: nn.Module, subject: Subject, budget: bool) -> Maps:
+    """Return the maps of Grad-CAM, and of what costs as much."""
+    image, target = subject.inputs, subject.target
+    grad_cam = LayerGradCam(model, layer)
+    cells: Tensor = grad_cam.attribute(
+        image, target=target, relu_attributions=True, upsampler=lambda coarse, **_: coarse
+    ).detach()
+    if budget:
+        maps, ties, spent = budget_maps(cells, image, subject.score)
+        # Captum's own pass serves the scores as well, at a hidden layer.
+        maps["usu one pass"] = grad_cam.attribute(
+            image, target=target, relu_attributions=True, upsampler="usu-fast"
+        )[:, 0].detach()
+        return maps, ties, spent
+    maps, ties, spent = main_maps(cells, image, subject.score)
+    for name, found in _explained(EQUAL_COST, model, layer, subject).items():
+        maps[name], spent[name] = cast(Tensor, found.fine), found.evaluations
+    return maps, ties, spent
+
+
+def _explained(
+    names: Sequence[str], model: nn.Module, layer: nn.Module, subject: Subject
+) -> dict[str, Explanation]:
+    methods = build_methods(names, Setting(model, layer, IMAGENET, EVALUATIONS, 64))
+    return {name: explain(name, method, subject) for name, method in methods.items()}
 
 
 def _judge(

@@ -3,8 +3,8 @@
     python -m benchmarks.ranking_heldout cifar10
     python -m benchmarks.ranking_heldout mnist
     python -m benchmarks.ranking_heldout cifar10 --gradients
-    python -m benchmarks.ranking_heldout resnet18 --gradients --images 8
-    python -m benchmarks.ranking_heldout deit_tiny --gradients --images 8
+    python -m benchmarks.ranking_heldout resnet18 --gradients --images 12
+    python -m benchmarks.ranking_heldout deit_tiny --gradients --images 12
 
 Takes the network of ``benchmarks.ranking_train`` (which trains it if it is not there) and its
 reported images.
@@ -74,7 +74,7 @@ def main() -> None:
     done = {record["image"] for record in records}
     for index in tqdm(range(min(case.images, len(subject.reported))), desc="judging", unit="image"):
         if index not in done:
-            figures = _judge(subject, network, subject.reported[index].image[None])
+            figures = _judge(subject, network, subject.shown(index))
             records.append({"maps": key, "image": index, "metrics": figures})
             append_journal(journal, records[-1])
     records = sorted((r for r in records if r["image"] < case.images), key=lambda r: r["image"])
@@ -108,9 +108,8 @@ def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str
     stacked = torch.cat([m.detach().reshape(1, *image.shape[2:]) for m in maps.values()])
     batch = image.expand(len(stacked), -1, -1, -1)
     score = ForwardScore(subject.model, target)
-    colours = subject.space.from_raw(
-        torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
-    )
+    drawn = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    colours = subject.space.from_raw(drawn.to(image.device))
     mean = subject.space.mean_colour(image)
     found: dict[str, Tensor] = {}
     for steps, reference, name in (
@@ -165,7 +164,7 @@ def _sanity(
     subject: Subject, network: RankingNetwork, layers: tuple[str, ...], count: int
 ) -> dict[str, dict[str, float]]:
     """Return each method's mean rank correlation with its map of the intact classifier."""
-    images = torch.stack([subject.reported[i].image for i in range(count)])
+    images = torch.cat([subject.shown(i) for i in range(count)])
     with torch.no_grad():
         targets = subject.model(images).argmax(1)
 

@@ -46,17 +46,20 @@ def main() -> None:
 
 
 def _judge(subject: Subject, network: RankingNetwork, item: Item) -> dict[str, Any]:
-    image = subject.space.from_raw(load_image(item.path)[None].float() / 255)
+    raw = load_image(item.path)[None].to(next(subject.model.parameters()).device)
+    image = subject.space.from_raw(raw.float() / 255)
     if item.mask is None:
         raise ValueError(f"{item.name} must have a mask.")
-    mask = load_image(item.mask)[:1] > 0
+    mask = load_image(item.mask)[:1].to(image.device) > 0
     with torch.no_grad():
         target = int(subject.model(image).argmax(1))
     maps = {
         **refined_maps(subject, network, image, target, ()),
         **single_pass_maps(subject, image, target),
         "IG": integrated_gradients(subject, image, target),
-        "random": torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0)),
+        "random": torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0)).to(
+            image.device
+        ),
     }
     return {"image": item.name, "metrics": {name: _measure(m, mask) for name, m in maps.items()}}
 

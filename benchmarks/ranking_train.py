@@ -128,7 +128,12 @@ def trained(
     """
     torch.manual_seed(0)
     shape = tuple(subject.reported[0].image.shape)
-    config = NetworkConfig(subject.classes, shape, gradients=gradients)  # type: ignore[arg-type]
+    config = NetworkConfig(
+        subject.classes,
+        shape,  # type: ignore[arg-type]
+        gradients=gradients,
+        cells=subject.cells,
+    )
     network = build_network(config, subject.model)
     folder.mkdir(parents=True, exist_ok=True)
     clock = folder / "seconds.json"
@@ -155,7 +160,7 @@ def trained(
 def maps_key(subject: Subject, network: RankingNetwork) -> str:
     """Return what tells the explainer's maps from others': judgements of those do not count."""
     weights = torch.cat([p.detach().flatten() for p in network.parameters() if p.requires_grad])
-    grids, shares = subject.refinement_grids, subject.refinement_percentiles
+    grids, shares = subject.refinement_grids, subject.refinement.n_percentiles
     return f"{float(weights.double().sum()):.12g}, grids {grids}, {shares} percentiles"
 
 
@@ -168,7 +173,7 @@ def _evaluate(
     done = {record["image"] for record in records}
     for index in tqdm(range(min(images, len(subject.reported))), desc="judging", unit="image"):
         if index not in done:
-            image = subject.reported[index].image[None]
+            image = subject.shown(index)
             record = {"maps": key, "image": index, **_judge_image(subject, network, image)}
             append_journal(journal, record)
             records.append(record)

@@ -82,6 +82,24 @@ def test_it_trains_resumes_and_explains(
     assert explainer.attribute(torch.rand(1, 3, 64, 64), target=1).shape == (1, 1, 64, 64)
 
 
+@pytest.mark.parametrize(
+    ("words", "cells", "weight"),
+    [
+        ((), None, 1.0),
+        (("--size", "112"), 14, 1.0),
+        (("--size", "112", "--cells", "0", "--insertion-weight", "0.5"), None, 0.5),
+        (("--cells", "8"), 8, 1.0),
+    ],
+)
+def test_maps_of_large_images_have_cells(
+    work: Path, words: tuple[str, ...], cells: int | None, weight: float
+) -> None:
+    train(work, "--steps", "1", *words)
+    facts = json.loads((work / "out" / "explainer.json").read_text())
+    assert facts["network"]["cells"] == cells
+    assert facts["training"]["objective"]["insertion_weight"] == weight
+
+
 def test_another_run_in_the_folder(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(work, "--steps", "1")
     message = error_of(capsys, work, "--steps", "2")
@@ -110,6 +128,7 @@ def test_another_run_in_the_folder(work: Path, capsys: pytest.CaptureFixture[str
             ("--encoder", "timm:test_vit", "--gradients"),
             "--gradients must be left out for --encoder",
         ),
+        (("--cells", "100"), "--cells must be at most the image's side 64, got 100"),
         (("--labelled",), "Try leaving out --labelled."),
         (("--encoder-weights", "encoder.pth"), "'encoder.pth' is a pickle"),
         (("--labelled",), "one folder per class"),

@@ -1,5 +1,6 @@
 """``benchmarks.photographs`` from its command to its result, on a small network."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 
 from benchmarks import evidence, photographs
 from benchmarks._common import read_journal
+from benchmarks._photograph_maps import resize_maps
+from benchmarks._photograph_summary import METRICS
+from usu_captum import ForwardScore
+from usu_core import USU, resolve
 
 SIDE = 48
 IMAGES = ("a", "b", "c")
@@ -123,12 +128,87 @@ def test_budgets_grow(loaded: list[str], monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert loaded == ["resnet18"]
 
 
-def test_a_pair_is_the_default_and_what_it_replaces(
+def test_resizes_share_scores_and_keep_their_places() -> None:
+    image = photograph(Path("a.jpg"))[None] / 255
+    model, asked = network(), []
+    model.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    cells = {cam: torch.rand(1, 1, 6, 6) for cam in ("GradCAM", "LayerCAM", "HiResCAM")}
+    maps, ties, spent = resize_maps(cells, image, ForwardScore(model, 0))
+    assert spent == dict.fromkeys((f"{cam}, usu" for cam in cells), sum(asked))
+    scores = USU().score_map(image, ForwardScore(model, 0)).values
+    assert torch.equal(ties, scores)
+    assert len(maps) == 12
+    for cam, way in itertools.product(cells, ("nearest", "bilinear", "bicubic", "usu")):
+        expected = resolve(way)(cells[cam], image=image, score_map=scores)[:, 0]
+        torch.testing.assert_close(maps[f"{cam}, {way}"], expected)
+
+
+def test_usu_of_a_cam_is_compared_with_resizes_of_that_cam(
     loaded: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    words = ("--pair", "--images", "2", "--models", "resnet18")
-    result = measured(monkeypatch, tmp_path / "pair.json", *words)
-    found = result["models"]["resnet18"]["values"]["deletion"]
-    assert {name: len(row) for name, row in found.items()} == {"bilinear": 2, "usu": 2}
-    assert result["summary"]["resnet18"]["maps"]["usu"]["against bilinear"]["gap"]["gain"] != 0
-    assert loaded == ["resnet18"]
+    given: list[tuple[Tensor, dict[str, Tensor]]] = []
+
+    def keep(cells: dict[str, Tensor], image: Tensor, score: ForwardScore) -> Any:
+        given.append((image, cells))
+        return resize_maps(cells, image, score)
+
+    monkeypatch.setattr(photographs, "resize_maps", keep)
+    words = ("--resizes", "--images", "2", "--models", "deit_tiny", "resnet18")
+    result = measured(monkeypatch, tmp_path / "resizes.json", *words)
+    assert loaded == ["deit_tiny", "resnet18"]
+    assert [len(cells) for _, cells in given] == [3, 3, 2, 2]
+    for image, found in given:
+        model = network()
+        activations = model[:2](image).detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(model[2:](activations).max(), activations)
+        cams = {"GradCAM": slopes.mean((2, 3), keepdim=True), "LayerCAM": slopes.clamp(min=0)}
+        assert not torch.allclose(found["GradCAM"], found["LayerCAM"])
+        for cam, weights in cams.items():
+            expected = (weights * activations).sum(1, keepdim=True).clamp(min=0)
+            torch.testing.assert_close(found[cam], expected)
+
+    ways = ("nearest", "bilinear", "bicubic")
+    for model_name, cams in (("deit_tiny", evidence.AIMED_AT), ("resnet18", evidence.AIMED_AT[:2])):
+        values = result["models"][model_name]["values"]["deletion"]
+        maps = result["summary"][model_name]["maps"]
+        assert list(values) == [f"{cam}, {way}" for cam in cams for way in (*ways, "usu")]
+        for cam in cams:
+            usu = f"{cam}, usu"
+            compared = [key for key in maps[usu] if key.startswith("against")]
+            assert compared == [f"against {cam}, {way}" for way in ways]
+            for way in ways:
+                gain = (sum(values[f"{cam}, {way}"]) - sum(values[usu])) / 2  # lower is better
+                against = maps[usu][f"against {cam}, {way}"]["deletion"]
+                assert against["gain"] == pytest.approx(gain, abs=1e-4)
+                assert not any(key.startswith("against") for key in maps[f"{cam}, {way}"])
+    assert len(result["summary"]["all"]["maps"]) == 8  # those that both models have
+
+
+def test_chances_are_corrected_over_all_tests_of_a_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Twelve tests: 0.0002 x 12, 0.01 x 11, 0.0105 x 10 but no less than the last; 0.5 is sure.
+
+    Three of the difference, by themselves: 0.01 x 3.
+    """
+
+    def part(cam: str) -> dict[str, Any]:
+        p = iter((0.0002, 0.01, 0.0105, *[0.5] * 9))
+        row: dict[str, Any] = {"deletion": 0.25, "insertion": 0.5, "infidelity": 0.75}
+        for peer in ("nearest", "bilinear", "bicubic"):
+            tests = {m: {"gain": -0.5, "p": next(p)} for m in METRICS}
+            row[f"against {cam}, {peer}"] = {**tests, "gap": {"gain": 0.125, "p": 0.01}}
+        return {"images": 3, "maps": {f"{cam}, usu": row}}
+
+    first, second = part("GradCAM"), part("LayerCAM")
+    evidence._over_resizes({"one": first, "two": second, "all": first})
+    lines = capsys.readouterr().out.splitlines()
+    assert "| deletion ↓ / insertion ↑ / infidelity ↓ | one, 3 | two, 3 |" in lines
+    assert "| GradCAM, usu | 0.250 / 0.500 / 0.750 |  |" in lines
+    assert "| GradCAM, deletion, over nearest | -0.500, p 0.002 |  |" in lines
+    assert "| GradCAM, insertion, over nearest | -0.500, p 0.110 |  |" in lines
+    assert "| GradCAM, correlation, over nearest | -0.500, p 0.110 |  |" in lines
+    assert "| LayerCAM, correlation, over nearest |  | -0.500, p 0.110 |" in lines
+    assert "| LayerCAM, infidelity, over nearest |  | -0.500, p 1.000 |" in lines
+    assert "| GradCAM, insertion - deletion, over nearest | +0.125, p 0.030 |  |" in lines
+    assert sum(", over " in line for line in lines) == 24 + 6

@@ -196,6 +196,10 @@ def _add_train_explainer(commands: Commands) -> None:
     add("--conditioning", choices=("head", "embedding"),
         help="tell the class by the model's last layer, or learn a vector for each")  # fmt: skip
     add("--gradients", action="store_true", help="let it read gradients too: a backward pass more")
+    add("--cells", type=natural, metavar="PER-SIDE",
+        help="of its maps; 0 for pixels (default 14 from 112 pixels on, else 0)")  # fmt: skip
+    add("--insertion-weight", type=positive_number, metavar="WEIGHT",
+        help="of insertion, beside deletion's 1")  # fmt: skip
     add("--steps", type=positive)
     add("--batch-size", type=positive, help="images per step and process")
     add("--learning-rate", type=positive_number)

@@ -99,6 +99,8 @@ class TrainOptions(ModelOptions):
     encoder_weights: Path | None = None
     conditioning: str = "head"
     gradients: bool = False
+    cells: int | None = None
+    insertion_weight: float = 1.0
     steps: int = 2000
     batch_size: int = 32
     learning_rate: float = 1e-3

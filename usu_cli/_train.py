@@ -4,7 +4,7 @@ import re
 import sys
 import warnings
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 
@@ -26,6 +26,7 @@ from usu_cli._models import check_weights, fetching
 from usu_cli._options import TrainOptions
 from usu_cli._table import counted
 
+_COARSE = 112  # pixels from which a map has cells, unless it is told otherwise
 _SHOWN = 12  # folders that are told with their outputs
 _FLAGS = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(TrainOptions)}
 _FLAGS |= {"out_dir": "--out", "path": "--data", "folder": "--data", "classifier": "--model"}
@@ -88,6 +89,7 @@ def run_train(options: TrainOptions) -> None:
                     encoder=options.encoder,
                     conditioning=options.conditioning,
                     gradients=options.gradients,
+                    cells=_cells(options.cells, min(shape[1:])),
                 ),
                 classifier.model,
                 encoder_weights=options.encoder_weights,
@@ -105,6 +107,8 @@ def run_train(options: TrainOptions) -> None:
             workers=options.workers,
             strict=options.strict,
         )
+        objective = replace(config.objective, insertion_weight=options.insertion_weight)
+        config = replace(config, objective=objective)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ images could not be read")
             result = train_explainer(
@@ -147,6 +151,13 @@ def _in_flags(message: str) -> str:
         rest = re.sub("^must be (False|None)", "must be left out", rest)
         message = f"{_FLAGS[name]} {rest}"
     return _ARGUMENT.sub(flag, message)
+
+
+def _cells(asked: int | None, side: int) -> int | None:
+    """Return the cells per side of a map of an image of ``side`` pixels; ``None`` for none."""
+    if asked is None:
+        return 14 if side >= _COARSE else None
+    return asked or None
 
 
 def _say_labels(source: object) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from usu_captum._models import device_of, evaluating, uncompiled_module
 from usu_captum.ranking._classifier_checks import check_classifier
@@ -16,6 +17,7 @@ from usu_captum.ranking._network_config import CLASSIFIER, NetworkConfig
 from usu_captum.ranking._prior import choose_prior
 from usu_captum.ranking._stages import default_stages
 from usu_captum.ranking._timm_encoder import TimmEncoder
+from usu_core._precision import wide
 
 
 class Encoded(NamedTuple):
@@ -90,6 +92,9 @@ class RankingNetwork(nn.Module):
         """Rank pixels by what :meth:`encode` gave for the same targets."""
         height, width = self.config.input_shape[1:]
         scores: Tensor = self.decoder(encoded.stages, self.conditioning(targets), (height, width))
+        if self.config.cells is not None:
+            coarse = functional.adaptive_avg_pool2d(wide(scores), self.config.cells)
+            scores = resized(coarse, (height, width))
         if self.gain is None or encoded.start is None:
             return scores
         return scores + self.gain * resized(encoded.start, (height, width))

@@ -31,6 +31,10 @@ class NetworkConfig:
             has to improve; ``"flat"`` as published; ``"auto"`` lets :func:`build_network` choose
             the first where the head is given the mean of that stage's pixels, and so weighs it.
             A timm encoder has the second alone.
+        cells: Per side of the map that is made; what the decoder gives is averaged within them, and
+            enlarged bilinearly. Training ranks cells of the objective's grids, so what varies
+            inside them is noise that a ranking of pixels suffers from. ``None`` gives every pixel
+            a score of its own.
         class_width: Width of the class's description.
         middle: Channels that each stage is read out to.
         width: Channels of the pyramid.
@@ -58,6 +62,7 @@ class NetworkConfig:
     conditioning: str = "head"
     readout: str = "film"
     prior: str = "auto"
+    cells: int | None = None
     class_width: int = 64
     middle: int = 64
     width: int = 32
@@ -74,6 +79,13 @@ class NetworkConfig:
         for side in self.input_shape:
             check_count("input_shape", side)
         check_count("classes", self.classes, 2)
+        if self.cells is not None:
+            check_count("cells", self.cells)
+            side = min(self.input_shape[1:])
+            if self.cells > side:
+                raise ValueError(
+                    f"cells must be at most the image's side {side}, got {self.cells}."
+                )
         for name in ("class_width", "middle", "width"):
             check_count(name, getattr(self, name))
         check_count("head", self.head, 2)

@@ -22,7 +22,8 @@ class ObjectiveValue(NamedTuple):
     """The objective of each example, and what it is made of.
 
     Attributes:
-        total: (B,), ``deletion + (1 - insertion) + peak_penalty * peak``; lower is better.
+        total: (B,), ``deletion + insertion_weight * (1 - insertion) + peak_penalty * peak``; lower
+            is better.
         deletion: (B,), area under the score as the most important cells go first.
         insertion: (B,), area under the score as the least important cells go first, which is
             insertion read backwards.
@@ -45,6 +46,8 @@ class RankingObjective:
     Args:
         sorter: Ranks cells softly.
         n_percentiles: Equally spaced shares of deleted cells, both ends included.
+        insertion_weight: How much insertion counts beside deletion. The two ask for different
+            orders: scattered pixels are missed at once, but show nothing alone.
         peak_penalty: Weight of the penalty on lone peaks.
         peak_window: Side in pixels of the window whose mean a peak exceeds, odd.
         smoothing: Standard deviation in pixels of the blur of masks.
@@ -73,6 +76,7 @@ class RankingObjective:
 
     sorter: Sorter = field(default_factory=GumbelSinkhorn)
     n_percentiles: int = 16
+    insertion_weight: float = 1.0
     peak_penalty: float = 0.0025
     peak_window: int = 15
     smoothing: float = 1.0
@@ -90,6 +94,7 @@ class RankingObjective:
                 "Try GumbelSinkhorn() or RankTransport()."
             )
         check_count("n_percentiles", self.n_percentiles, 3)
+        check_not_negative("insertion_weight", self.insertion_weight)
         check_not_negative("peak_penalty", self.peak_penalty)
         check_count("peak_window", self.peak_window)
         if self.peak_window % 2 == 0:
@@ -169,7 +174,7 @@ class RankingObjective:
         )
         deletion, insertion = torch.trapezoid(curves, dx=1 / (self.n_percentiles - 1)).unbind(1)
         peak = self._peaks(maps)
-        total = deletion + (1.0 - insertion)
+        total = deletion + self.insertion_weight * (1.0 - insertion)
         if self.peak_penalty > 0:
             total = total + self.peak_penalty * peak.to(total)
         return ObjectiveValue(total, deletion, insertion, peak, curves)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import ranking_evidence
+from benchmarks._ranking_images import Crops, MovedImages
 from benchmarks._ranking_shortcut import SIDE, stamp, teach
-from benchmarks._ranking_subjects import NAMES, MovedImages, folded
+from benchmarks._ranking_subjects import NAMES, folded
 from benchmarks._rollout import attention_rollout
 from benchmarks.ranking_heldout import HIGHER, ranks, summarise
 from benchmarks.ranking_memory import _peaks
@@ -144,8 +145,9 @@ def test_folding_changes_nothing() -> None:
 
 
 def test_judgements_of_other_maps_do_not_count(network: RankingNetwork) -> None:
-    subject: Any = SimpleNamespace(refinement_grids=(14,), refinement_percentiles=6)
-    finer: Any = SimpleNamespace(refinement_grids=(28,), refinement_percentiles=6)
+    goal = RankingObjective(n_percentiles=6)
+    subject: Any = SimpleNamespace(refinement_grids=(14,), refinement=goal)
+    finer: Any = SimpleNamespace(refinement_grids=(28,), refinement=goal)
     key = maps_key(subject, network)
     assert maps_key(finer, network) != key
     with torch.no_grad():
@@ -227,6 +229,22 @@ def test_moved_images_are_all_shifts_and_mirrors(source: ArrayImages) -> None:
         )
     }
     assert len(prints) == 3
+
+
+def test_crops_are_random_parts_in_the_classifiers_space(space: ImageSpace) -> None:
+    ramp = torch.arange(0, 256, dtype=torch.uint8).expand(3, 256, 256)
+    crops = Crops(ramp[None], 224, space)
+    torch.manual_seed(0)
+    found = [space.to_raw(crops[0].image[None])[0] * 255 for _ in range(20)]
+    assert len(crops) == 1
+    assert {tuple(image.shape) for image in found} == {(3, 224, 224)}
+    slopes = torch.stack([image[0, 0, -1] - image[0, 0, 0] for image in found])
+    assert {bool(slope > 0) for slope in slopes} == {True, False}  # mirrored or not
+    sides = slopes.abs() / 255
+    assert 0.49 < float(sides.min()) < float(sides.max()) < 0.9  # a quarter to .8 of the area
+    assert len({round(float(image.min()), 1) for image in found}) > 15
+    prints = {Crops(ramp[None], side, space).fingerprint() for side in (224, 112, 112)}
+    assert len(prints | {Crops(ramp[None] // 2, 112, space).fingerprint()}) == 3
 
 
 def test_rollout_of_one_block_is_half_its_attention() -> None:

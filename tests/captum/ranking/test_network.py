@@ -46,6 +46,23 @@ def test_the_class_matters(
     assert not torch.allclose(one, other)
 
 
+def test_cells_are_averaged_and_enlarged(
+    classifier: Any, config: NetworkConfig, images: Tensor
+) -> None:
+    network = build_network(replace(config, prior="cam"), classifier).eval()
+    coarse = build_network(replace(config, prior="cam", cells=4), classifier).eval()
+    coarse.load_state_dict(network.state_dict())
+    targets = torch.tensor([0, 1, 2])
+    flat = replace(config, prior="flat")
+    alone = build_network(flat, classifier).eval()
+    alone.load_state_dict(network.state_dict(), strict=False)
+    start = network(images, targets) - alone(images, targets)
+    means = F.avg_pool2d(alone(images, targets), 4)
+    expected = start + F.interpolate(means, (16, 16), mode="bilinear")
+    torch.testing.assert_close(coarse(images, targets), expected)
+    assert not torch.allclose(coarse(images, targets), network(images, targets), atol=1e-4)
+
+
 def test_a_map_does_not_depend_on_its_batch(network: RankingNetwork, images: Tensor) -> None:
     network.train()
     network.decoder.refinement.layers[0].p = 0.0
@@ -317,6 +334,8 @@ def test_published_sizes() -> None:
         ({"classes": 1}, "classes must be at least 2"),
         ({"input_shape": (3, 8)}, "must be \\(C, H, W\\)"),
         ({"width": 0}, "width must be at least 1"),
+        ({"cells": 0}, "cells must be at least 1"),
+        ({"cells": 17}, "cells must be at most the image's side 16, got 17"),
         ({"conditioning": "heda"}, "Did you mean 'head'"),
         ({"norm": "layer"}, "norm must be one of"),
         ({"dropout": 1.0}, "dropout must lie"),

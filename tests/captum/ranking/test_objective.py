@@ -124,6 +124,17 @@ def test_a_linear_model_by_hand() -> None:
     torch.testing.assert_close(value.deletion, torch.tensor([15 / 4]), atol=1e-3, rtol=0)
     torch.testing.assert_close(value.insertion, torch.tensor([25 / 4]), atol=1e-3, rtol=0)
     torch.testing.assert_close(value.total, torch.tensor([15 / 4 + 1 - 25 / 4]), atol=1e-3, rtol=0)
+    heavy = RankingObjective(GumbelSinkhorn(1e-4), n_percentiles=5, insertion_weight=3.0, **PLAIN)
+    value = heavy(
+        lambda x: x.sum((1, 2, 3)),
+        images,
+        images,
+        torch.tensor([0]),
+        grid=2,
+        references=torch.zeros_like(images),
+    )
+    expected = torch.tensor([15 / 4 + 3 * (1 - 25 / 4)])
+    torch.testing.assert_close(value.total, expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("sorter", [GumbelSinkhorn(1e-5), RankTransport(1e-6)])
@@ -304,6 +315,7 @@ def test_faded_scores_stop_where_nothing_can_be_learnt() -> None:
     [
         ({"sorter": 3}, TypeError, "sorter must have top_masks and score_range, got int"),
         ({"n_percentiles": 2}, ValueError, "n_percentiles must be at least 3, got 2"),
+        ({"insertion_weight": -1.0}, ValueError, "insertion_weight must be at least 0, got -1.0"),
         ({"peak_penalty": -1.0}, ValueError, "peak_penalty must be at least 0, got -1.0"),
         ({"peak_window": 4}, ValueError, "peak_window must be odd, got 4. Try 15"),
         ({"smoothing": -1.0}, ValueError, "smoothing must be at least 0"),
