@@ -19,7 +19,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +182,20 @@ def _evaluate(
 
 
 def _judge_image(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, Any]:
-    model = subject.model
     with torch.no_grad():
-        target = int(model(image).argmax(1))
+        target = int(subject.model(image).argmax(1))
     maps = explain(subject, network, image, target)
+    return {"target": target, "metrics": judge(subject, image, target, maps)}
+
+
+def judge(
+    subject: Subject, image: Tensor, target: int, maps: Mapping[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    """Return deletion and insertion of maps (of H x W values) of one image (1, C, H, W)."""
     stacked = torch.cat([values.detach().view(1, *image.shape[2:]) for values in maps.values()])
 
     def forward(images: Tensor) -> Tensor:
-        logits: Tensor = model(images.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = subject.model(images.contiguous(memory_format=torch.channels_last))
         return logits
 
     score = ForwardScore(forward, target)
@@ -206,7 +212,7 @@ def _judge_image(subject: Subject, network: RankingNetwork, image: Tensor) -> di
     for row in found.values():
         for name in ("deletion", "insertion"):
             row[name] = sum(row[f"{name} {r}"] for r in REFERENCES) / len(REFERENCES)
-    return {"target": target, "metrics": found}
+    return found
 
 
 def _summarise(records: list[dict[str, Any]]) -> dict[str, Any]:

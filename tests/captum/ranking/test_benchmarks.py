@@ -19,6 +19,7 @@ from benchmarks._rollout import attention_rollout
 from benchmarks.ranking_heldout import HIGHER, ranks, summarise
 from benchmarks.ranking_memory import _peaks
 from benchmarks.ranking_shortcut import LOOKED_AT, _fooled, measure
+from benchmarks.ranking_specks import specks_first
 from benchmarks.ranking_speed import apart, separate_loss, shared_loss
 from benchmarks.ranking_train import maps_key
 from usu_captum import ImageSpace
@@ -245,6 +246,13 @@ def test_crops_are_random_parts_in_the_classifiers_space(space: ImageSpace) -> N
     assert len({round(float(image.min()), 1) for image in found}) > 15
     prints = {Crops(ramp[None], side, space).fingerprint() for side in (224, 112, 112)}
     assert len(prints | {Crops(ramp[None] // 2, 112, space).fingerprint()}) == 3
+
+
+def test_specks_come_first_and_the_rest_keeps_its_order() -> None:
+    order = torch.tensor([[[0.0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]]) / 100
+    specks = torch.tensor([[[0.0, 7, 0, 0, 9], [0, 0, 0, 0, 0]]])
+    found = specks_first(order, specks, 0.2).flatten().argsort(descending=True)
+    assert found.tolist() == [4, 1, 9, 8, 7, 6, 5, 3, 2, 0]
 
 
 def test_rollout_of_one_block_is_half_its_attention() -> None:
