@@ -19,6 +19,7 @@ from benchmarks.ranking_heldout import HIGHER
 OWN = "ranking, gradients"
 CURVES = {"deletion": False, "insertion": True}
 OVERLAPS = {"pointing game": True, "IoU": True}
+KINDS = {"train": CURVES, "heldout": HIGHER, "localisation": OVERLAPS, "specks": CURVES}
 ARROWS = {False: "↓", True: "↑"}
 Records = dict[int | str, dict[str, dict[str, float]]]
 
@@ -26,9 +27,7 @@ Records = dict[int | str, dict[str, dict[str, float]]]
 def main() -> None:
     """Print the tables of the results that are there."""
     for name in NAMES:
-        for kind, measures in (
-            ("train", CURVES), ("heldout", HIGHER), ("localisation", OVERLAPS)
-        ):  # fmt: skip
+        for kind, measures in KINDS.items():
             records = _merged(f"ranking_{kind}_{name}")
             if records:
                 print(f"\n**{kind}, {name}: {len(records)} images**\n")

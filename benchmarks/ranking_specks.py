@@ -30,10 +30,10 @@ def main() -> None:
     """Measure, print the table and write the JSON."""
     case = ask(__doc__, tuple(PHOTOGRAPHS), images=40)
     records = [
-        _judge(case.subject, case.network, case.subject.shown(index))
-        for index in tqdm(range(case.images), unit="image")
+        {"image": i, "metrics": _judge(case.subject, case.network, case.subject.shown(i))}
+        for i in tqdm(range(min(case.images, len(case.subject.reported))), unit="image")
     ]
-    summary = summarise(records, MEASURES)
+    summary = summarise([record["metrics"] for record in records], MEASURES)
     print(summary_table(summary))
     write_json(
         case.out or RESULTS / f"ranking_specks_{case.stem}.json",
