@@ -122,7 +122,7 @@ def check_unit_interval(name: str, value: Tensor, known: tuple[float, float] | N
     low, high = known or extremes(value)[0]
     if not (low >= 0.0 and high <= 1.0):
         raise ValueError(
-            f"{name} must lie in [0, 1] and be finite, got values from {low:g} to {high:g}. "
+            f"{name} must lie in [0, 1] and be finite, got values from {low:.8g} to {high:.8g}. "
             f"Try ({name} - {name}.min()) / ({name}.max() - {name}.min())."
         )
 

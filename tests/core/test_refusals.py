@@ -60,6 +60,11 @@ def test_scores_outside_the_unit_interval(operator: Callable[..., Tensor], value
         operator(CELLS, spoiled(SCORES, value))
 
 
+def test_an_excess_by_rounding_is_seen() -> None:
+    with pytest.raises(ValueError, match=r"got values from 0 to 1\.0000012"):
+        usu(torch.ones(1, 1), torch.tensor([[0.0, 1 + 1.2e-6]]))
+
+
 @pytest.mark.parametrize("call", [usu, iwmr])
 @pytest.mark.parametrize(
     ("cells", "scores", "error", "message"),
