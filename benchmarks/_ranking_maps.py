@@ -9,7 +9,6 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from benchmarks._common import DROPS
 from benchmarks._ranking_subjects import Subject
 from benchmarks._rollout import attention_rollout
 from usu_captum import ForwardScore, LayerGradCam
@@ -92,8 +91,8 @@ def many_pass_maps(subject: Subject, image: Tensor, target: int) -> dict[str, Te
     grad_cam = LayerGradCam(model, model.get_submodule(subject.layer))
     fill = subject.space.mean_colour(image)
     return {
-        "Grad-CAM usu, drops": grad_cam.attribute(
-            image, target=target, upsampler=DROPS, relu_attributions=True
+        "Grad-CAM usu": grad_cam.attribute(
+            image, target=target, upsampler="usu", relu_attributions=True
         ).detach(),
         "IG": integrated_gradients(subject, image, target),
         "RISE": rise(ForwardScore(model, target), image, RISE_MASKS, fill=fill),
