@@ -34,7 +34,7 @@ class Photographs:
         layer: Of their activation maps.
         refinement_grids: Up to twice the layer's: with finer cells ResNet-18's deletion falls
             further, and its insertion falls too.
-        insertion_weight: In training. Their starts are better in one of the two measures.
+        insertion_weight: In training; of two, the one by which both measures gain.
     """
 
     layer: str

@@ -3,13 +3,14 @@
     python -m benchmarks.ranking_train cifar10
     python -m benchmarks.ranking_train mnist
     python -m benchmarks.ranking_train cifar10 --gradients
-    python -m benchmarks.ranking_train resnet18 --gradients
-    python -m benchmarks.ranking_train deit_tiny --gradients
+    python -m benchmarks.ranking_train resnet18 --gradients --images 80
+    python -m benchmarks.ranking_train deit_tiny --gradients --images 80
 
-Trains the small network on one thread, then explains images that neither training nor the choice
-of settings has seen, for the classifier's top-1 class. Judged by deletion and insertion with 21
-percentiles, softmax probability, and black, mean and blurred references, per reference and
-averaged. What is trained on what: ``benchmarks/_ranking_subjects.py``.
+Trains the small network on one thread, of photographs on a GPU if there is one, then explains
+images that neither training nor the choice of settings has seen, for the classifier's top-1 class.
+Judged by deletion and insertion with 21 percentiles, softmax probability, and black, mean and
+blurred references, per reference and averaged. What is trained on what:
+``benchmarks/_ranking_subjects.py``.
 
 Settings were chosen on the tuning split, which also chooses the best weights. Training resumes
 where it was stopped; so does the evaluation, image by image.
