@@ -78,10 +78,19 @@ def image_files(split: str, count: int) -> list[Path]:
 
 def load_image(path: Path) -> Tensor:
     """Return the central 224 x 224 pixels as uint8 (3, 224, 224)."""
+    return central(load_whole(path))
+
+
+def load_whole(path: Path) -> Tensor:
+    """Return all pixels as uint8 (3, H, W)."""
     with Image.open(path) as image:
-        array = np.asarray(image.convert("RGB"))
-    top, left = (array.shape[0] - 224) // 2, (array.shape[1] - 224) // 2
-    return torch.from_numpy(array[top : top + 224, left : left + 224].copy()).permute(2, 0, 1)
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def central(pixels: Tensor) -> Tensor:
+    """Return the central 224 x 224 of pixels (..., H, W)."""
+    top, left = ((side - 224) // 2 for side in pixels.shape[-2:])
+    return pixels[..., top : top + 224, left : left + 224]
 
 
 def environment() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from benchmarks._common import chance, emphasised, markdown
 from usu_cli.evaluate import Summary
 from usu_cli.evaluate._maps import AS_IS
 from usu_cli.evaluate._measures import MEASURES
-from usu_cli.evaluate._statistics import Array, holm, paired, signed_rank
+from usu_cli.evaluate._statistics import Array, holm, paired
 from usu_cli.evaluate._summary import Comparison, MapName, label
 
 EQUAL_COST = ("RISE", "Lime", "Occlusion")
@@ -82,10 +83,9 @@ def tested(
         for method, peer in itertools.product(methods, peers):
             ours, theirs = (summary.values.get((metric, (method, w)), {}) for w in (subject, peer))
             images = sorted(ours.keys() & theirs.keys())
-            gains = np.array([sign * (ours[image] - theirs[image]) for image in images])
             if images:
-                found = {"gain": float(gains.mean()), "p": signed_rank(gains)}
-                tests[f"{method}, {metric}, over {peer}"] = found
+                gains = np.array([sign * (ours[image] - theirs[image]) for image in images])
+                tests[f"{method}, {metric}, over {peer}"] = asdict(paired(gains))
         columns[head] = tests
     return corrected(columns, subject)
 

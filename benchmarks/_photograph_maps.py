@@ -50,10 +50,13 @@ def resize_maps(cells: Mapping[str, Tensor], image: Tensor, score: ModelScore) -
     The default's scores are found once: they serve all CAMs and break the ties of all maps.
     """
     found = USU().score_map(image, score)
-    given = {"image": image.expand(len(cells), -1, -1, -1)}
-    given["score_map"] = found.values.expand(len(cells), -1, -1)
     stacked = torch.cat(list(cells.values()))
-    fine = {way: resolve(way)(stacked, **given)[:, 0] for way in (*RESIZES, "usu")}
+    images = image.expand(len(cells), -1, -1, -1)
+    scores = found.values.expand(len(cells), -1, -1)
+    fine = {
+        way: resolve(way)(stacked, image=images, score_map=scores)[:, 0]
+        for way in (*RESIZES, "usu")
+    }
     maps = {label((cam, way)): fine[way][[i]] for i, cam in enumerate(cells) for way in fine}
     return maps, found.values, {label((cam, "usu")): found.evaluations for cam in cells}
 

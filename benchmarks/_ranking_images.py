@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from usu_captum import ImageSpace
 from usu_captum.ranking import ImageSource, Sample
-from usu_captum.ranking._images import UNLABELLED
+from usu_captum.ranking._images import UNLABELLED, to_space
 
 SHARES = (0.25, 0.8)
 """Least and largest area of a cut, as a share of the photograph's."""
@@ -61,8 +61,7 @@ class Crops:
         return len(self.pixels)
 
     def __getitem__(self, index: int) -> Sample:
-        cut = self.cut(self.pixels[index])[None].float() / 255
-        return Sample(self.space.from_raw(cut)[0], UNLABELLED)
+        return Sample(to_space(self.cut(self.pixels[index]), self.space), UNLABELLED)
 
     def fingerprint(self) -> str:
         """Return a digest of the pixels and of how they are cut."""

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks._common import data_folder, data_module, image_files, load_model
+from benchmarks._common import (
+    central,
+    data_folder,
+    data_module,
+    image_files,
+    load_model,
+    load_whole,
+)
 from benchmarks._ranking_images import Crops, MovedImages
 from usu_captum import IMAGENET, ImageSpace
+from usu_captum._models import device_of
 from usu_captum.ranking import (
     ArrayImages,
     ImageSource,
@@ -72,8 +78,8 @@ class Subject:
     space: ImageSpace
     layer: str
     training: ImageSource
-    tuning: PartOfImages
-    reported: PartOfImages
+    tuning: ImageSource
+    reported: ImageSource
     config: TrainingConfig
     refinement_grids: tuple[int, ...]
     refinement: RankingObjective
@@ -81,13 +87,13 @@ class Subject:
 
     def shown(self, index: int) -> Tensor:
         """Return a reported image (1, C, H, W) on the classifier's device."""
-        return self.reported[index].image[None].to(next(self.model.parameters()).device)
+        return self.reported[index].image[None].to(device_of(self.model))
 
 
 def load_subject(name: str) -> Subject:
     """Return one of ``NAMES``."""
     if name in PHOTOGRAPHS:
-        return _photographs(name, PHOTOGRAPHS[name])
+        return _photographs(name)
     return {"cifar10": _cifar10, "mnist": _mnist}[name]()
 
 
@@ -175,29 +181,28 @@ def _mnist() -> Subject:
     )
 
 
-def _photographs(name: str, photographs: Photographs) -> Subject:
+def _photographs(name: str) -> Subject:
     """ImageNet samples, cut by class: 340 to train on, 60 to tune on, the other half to report."""
     model, _ = load_model(name)
+    chosen, shape = PHOTOGRAPHS[name], (3, 224, 224)
     order = torch.from_numpy(np.random.default_rng(0).permutation(400))
     tuning, reported = (
-        torch.stack([_pixels(f) for f in image_files(split, 400)])[order]
+        torch.stack([load_whole(f) for f in image_files(split, 400)])[order]
         for split in ("tuning", "held-out")
     )
-    shape = (3, 224, 224)
-    centres = slice(16, 240)
 
-    def central(pixels: Tensor) -> PartOfImages:
-        array = pixels[:, :, centres, centres].permute(0, 2, 3, 1).numpy()
-        return PartOfImages(ArrayImages(array, None, shape, IMAGENET), range(len(array)))
+    def centres(pixels: Tensor) -> ArrayImages:
+        array = central(pixels).permute(0, 2, 3, 1).numpy()
+        return ArrayImages(array, None, shape, IMAGENET)
 
     return Subject(
         model,
         1000,
         IMAGENET,
-        photographs.layer,
+        chosen.layer,
         Crops(tuning[60:], 224, IMAGENET),
-        central(tuning[:60]),
-        central(reported),
+        centres(tuning[:60]),
+        centres(reported),
         TrainingConfig(
             steps=240,
             batch_size=24,
@@ -210,20 +215,14 @@ def _photographs(name: str, photographs: Photographs) -> Subject:
             objective=RankingObjective(
                 RankTransport(regularisation=0.005, normalise="range"),
                 n_percentiles=11,
-                insertion_weight=photographs.insertion_weight,
+                insertion_weight=chosen.insertion_weight,
                 chunk_size=256,
             ),
         ),
-        photographs.refinement_grids,
+        chosen.refinement_grids,
         RankingObjective(RankTransport(regularisation=0.02, normalise="range"), n_percentiles=6),
         cells=14,
     )
-
-
-def _pixels(path: Path) -> Tensor:
-    with Image.open(path) as image:
-        pixels: Tensor = pil_to_tensor(image.convert("RGB"))
-    return pixels
 
 
 def _small_objective(regularisation: float, n_percentiles: int = 8) -> RankingObjective:

@@ -20,7 +20,9 @@ from benchmarks._ranking_subjects import PHOTOGRAPHS, Subject
 from benchmarks.localisation import coco_items
 from benchmarks.ranking_heldout import summarise, summary_table
 from benchmarks.ranking_train import ask
+from usu_captum._models import device_of
 from usu_captum.ranking import RankingNetwork
+from usu_captum.ranking._images import to_space
 from usu_cli.evaluate import Item
 from usu_core import metrics
 
@@ -46,8 +48,7 @@ def main() -> None:
 
 
 def _judge(subject: Subject, network: RankingNetwork, item: Item) -> dict[str, Any]:
-    raw = load_image(item.path)[None].to(next(subject.model.parameters()).device)
-    image = subject.space.from_raw(raw.float() / 255)
+    image = to_space(load_image(item.path), subject.space)[None].to(device_of(subject.model))
     if item.mask is None:
         raise ValueError(f"{item.name} must have a mask.")
     mask = load_image(item.mask)[:1].to(image.device) > 0
@@ -57,15 +58,13 @@ def _judge(subject: Subject, network: RankingNetwork, item: Item) -> dict[str, A
         **refined_maps(subject, network, image, target, ()),
         **single_pass_maps(subject, image, target),
         "IG": integrated_gradients(subject, image, target),
-        "random": torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0)).to(
-            image.device
-        ),
+        "random": torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0)),
     }
     return {"image": item.name, "metrics": {name: _measure(m, mask) for name, m in maps.items()}}
 
 
 def _measure(values: Tensor, mask: Tensor) -> dict[str, float]:
-    flat = values.detach().view(1, *mask.shape[1:])
+    flat = values.detach().view(1, *mask.shape[1:]).to(mask.device)
     return {name: float(measure(flat, mask)) for name, measure in MEASURES.items()}
 
 

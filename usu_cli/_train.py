@@ -106,9 +106,10 @@ def run_train(options: TrainOptions) -> None:
             patience=options.patience,
             workers=options.workers,
             strict=options.strict,
+            objective=replace(
+                TrainingConfig().objective, insertion_weight=options.insertion_weight
+            ),
         )
-        objective = replace(config.objective, insertion_weight=options.insertion_weight)
-        config = replace(config, objective=objective)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "[0-9]+ of [0-9]+ images could not be read")
             result = train_explainer(

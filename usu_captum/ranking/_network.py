@@ -6,18 +6,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from usu_captum._models import device_of, evaluating, uncompiled_module
 from usu_captum.ranking._classifier_checks import check_classifier
 from usu_captum.ranking._classifier_features import ClassifierEncoder, sum_to_map
 from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditioning, head_rows
 from usu_captum.ranking._decoder import Decoder, resized
+from usu_captum.ranking._masks import pool_to_grid
 from usu_captum.ranking._network_config import CLASSIFIER, NetworkConfig
 from usu_captum.ranking._prior import choose_prior
 from usu_captum.ranking._stages import default_stages
 from usu_captum.ranking._timm_encoder import TimmEncoder
-from usu_core._precision import wide
 
 
 class Encoded(NamedTuple):
@@ -93,8 +92,9 @@ class RankingNetwork(nn.Module):
         height, width = self.config.input_shape[1:]
         scores: Tensor = self.decoder(encoded.stages, self.conditioning(targets), (height, width))
         if self.config.cells is not None:
-            coarse = functional.adaptive_avg_pool2d(wide(scores), self.config.cells)
-            scores = resized(coarse, (height, width))
+            cells = self.config.cells
+            means = pool_to_grid(scores, cells).view(-1, 1, cells, cells)
+            scores = resized(means, (height, width))
         if self.gain is None or encoded.start is None:
             return scores
         return scores + self.gain * resized(encoded.start, (height, width))

@@ -110,31 +110,27 @@ def test_gradients(sorter: Any) -> None:
 
 def test_a_linear_model_by_hand() -> None:
     images = torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
-    objective = RankingObjective(GumbelSinkhorn(1e-4), n_percentiles=5, **PLAIN)
-    value = objective(
-        lambda x: x.sum((1, 2, 3)),
-        images,
-        images,
-        torch.tensor([0]),
-        grid=2,
-        references=torch.zeros_like(images),
-    )
+
+    def evaluate(**settings: float) -> Any:
+        objective = RankingObjective(GumbelSinkhorn(1e-4), n_percentiles=5, **PLAIN, **settings)
+        return objective(
+            lambda x: x.sum((1, 2, 3)),
+            images,
+            images,
+            torch.tensor([0]),
+            grid=2,
+            references=torch.zeros_like(images),
+        )
+
+    value = evaluate()
     expected = torch.tensor([[[10.0, 6, 3, 1, 0], [10, 9, 7, 4, 0]]])
     torch.testing.assert_close(value.curves, expected, atol=1e-3, rtol=0)
     torch.testing.assert_close(value.deletion, torch.tensor([15 / 4]), atol=1e-3, rtol=0)
     torch.testing.assert_close(value.insertion, torch.tensor([25 / 4]), atol=1e-3, rtol=0)
     torch.testing.assert_close(value.total, torch.tensor([15 / 4 + 1 - 25 / 4]), atol=1e-3, rtol=0)
-    heavy = RankingObjective(GumbelSinkhorn(1e-4), n_percentiles=5, insertion_weight=3.0, **PLAIN)
-    value = heavy(
-        lambda x: x.sum((1, 2, 3)),
-        images,
-        images,
-        torch.tensor([0]),
-        grid=2,
-        references=torch.zeros_like(images),
-    )
+    heavy = evaluate(insertion_weight=3.0)
     expected = torch.tensor([15 / 4 + 3 * (1 - 25 / 4)])
-    torch.testing.assert_close(value.total, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(heavy.total, expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("sorter", [GumbelSinkhorn(1e-5), RankTransport(1e-6)])
