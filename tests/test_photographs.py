@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks import evidence, photographs
-from benchmarks._common import read_journal
+from benchmarks._common import load_image, read_journal
 from benchmarks._photograph_maps import resize_maps
 from benchmarks._photograph_summary import METRICS
 from usu_captum import ForwardScore
@@ -126,6 +128,14 @@ def test_budgets_grow(loaded: list[str], monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert 128 < spent[4] <= 200
     assert spent[5] == 512
     assert loaded == ["resnet18"]
+
+
+def test_the_centre_of_a_photograph_is_read(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 240, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photograph.png")
+    found = load_image(tmp_path / "photograph.png")
+    assert found.dtype == torch.uint8
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), pixels[16:240, 8:232])
 
 
 def test_resizes_share_scores_and_keep_their_places() -> None:
