@@ -19,7 +19,13 @@ from benchmarks.ranking_heldout import HIGHER
 OWN = "ranking, gradients"
 CURVES = {"deletion": False, "insertion": True}
 OVERLAPS = {"pointing game": True, "IoU": True}
-KINDS = {"train": CURVES, "heldout": HIGHER, "localisation": OVERLAPS, "specks": CURVES}
+KINDS = {
+    "train": CURVES,
+    "passes": CURVES,
+    "heldout": HIGHER,
+    "localisation": OVERLAPS,
+    "specks": CURVES,
+}
 ARROWS = {False: "↓", True: "↑"}
 Records = dict[int | str, dict[str, dict[str, float]]]
 

@@ -26,18 +26,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks._common import (
-    RESULTS,
-    append_journal,
-    environment,
-    read_journal,
-    table,
-    write_json,
-)
+from benchmarks._common import RESULTS, environment, table, write_json
+from benchmarks._ranking_case import ask, journalled
 from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
 from benchmarks._ranking_subjects import Subject
 from benchmarks._statistics import paired
-from benchmarks.ranking_train import ask, maps_key
 from usu_captum import ForwardScore
 from usu_captum.ranking import RankingNetwork, build_network
 from usu_core import metrics
@@ -69,15 +62,7 @@ def main() -> None:
     """Measure, print the tables and write the JSON."""
     case = ask(__doc__, tuple(LAYERS), images=60)
     subject, network = case.subject, case.network
-    journal, key = case.folder / "heldout.jsonl", maps_key(subject, network)
-    records = [r for r in read_journal(journal) if r["maps"] == key]
-    done = {record["image"] for record in records}
-    for index in tqdm(range(min(case.images, len(subject.reported))), desc="judging", unit="image"):
-        if index not in done:
-            figures = _judge(subject, network, subject.shown(index))
-            records.append({"maps": key, "image": index, "metrics": figures})
-            append_journal(journal, records[-1])
-    records = sorted((r for r in records if r["image"] < case.images), key=lambda r: r["image"])
+    records = journalled(case, "heldout", _judge)
     summary = summarise([record["metrics"] for record in records])
     count = min(SANITY_IMAGES, len(records))
     sanity = _sanity(subject, network, LAYERS[case.name], count)
@@ -96,7 +81,7 @@ def main() -> None:
     )
 
 
-def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, dict[str, float]]:
+def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, Any]:
     """Measure all maps of one image; the model is run once for what they share."""
     with torch.no_grad():
         target = int(subject.model(image).argmax(1))
@@ -128,7 +113,8 @@ def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str
     for name, values in (("infidelity", stacked), ("infidelity of ranks", ranks(stacked))):
         sums = metrics.box_sums(values, boxes)
         found[name] = metrics.scale_optimised_infidelity(effects, sums)
-    return {name: {key: float(found[key][i]) for key in HIGHER} for i, name in enumerate(maps)}
+    rows = {name: {key: float(found[key][i]) for key in HIGHER} for i, name in enumerate(maps)}
+    return {"metrics": rows}
 
 
 def ranks(maps: Tensor) -> Tensor:

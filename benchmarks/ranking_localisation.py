@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks._common import RESULTS, environment, load_image, write_json
+from benchmarks._ranking_case import ask
 from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
 from benchmarks._ranking_subjects import PHOTOGRAPHS, Subject
 from benchmarks.localisation import coco_items
 from benchmarks.ranking_heldout import summarise, summary_table
-from benchmarks.ranking_train import ask
 from usu_captum._models import device_of
 from usu_captum.ranking import RankingNetwork
 from usu_captum.ranking._images import to_space

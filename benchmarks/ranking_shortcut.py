@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks._common import RESULTS, ROOT, environment, table, write_json
+from benchmarks._ranking_case import WORK, trained
 from benchmarks._ranking_maps import REFERENCES, integrated_gradients, single_pass_maps
 from benchmarks._ranking_shortcut import SIDE, stamp, teach
 from benchmarks._ranking_subjects import Subject, load_subject
 from benchmarks._statistics import paired
 from benchmarks.ranking_heldout import ranks
-from benchmarks.ranking_train import WORK, trained
 from usu_captum.ranking import RankingNetwork, refine
 from usu_core import metrics
 

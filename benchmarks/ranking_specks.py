@@ -15,10 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks._common import RESULTS, environment, write_json
+from benchmarks._ranking_case import ask
 from benchmarks._ranking_maps import refined_maps, single_pass_maps
 from benchmarks._ranking_subjects import PHOTOGRAPHS, Subject
 from benchmarks.ranking_heldout import ranks, summarise, summary_table
-from benchmarks.ranking_train import ask, judge
+from benchmarks.ranking_train import judge
 from usu_captum.ranking import RankingNetwork
 
 SHARES = (0.02, 0.05, 0.1, 0.2)

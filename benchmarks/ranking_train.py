@@ -16,50 +16,33 @@ Settings were chosen on the tuning split, which also chooses the best weights. T
 where it was stopped; so does the evaluation, image by image.
 """
 
-import argparse
 import dataclasses
-import json
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from benchmarks._common import (
-    RESULTS,
-    append_journal,
-    environment,
-    read_journal,
-    table,
-    write_json,
-)
+from benchmarks._common import RESULTS, environment, table, write_json
+from benchmarks._ranking_case import ask, journalled
 from benchmarks._ranking_maps import PASSES, REFERENCES, explain
-from benchmarks._ranking_subjects import NAMES, Subject, load_subject
+from benchmarks._ranking_subjects import NAMES, Subject
 from benchmarks._statistics import signed_rank
 from usu_captum import ForwardScore
-from usu_captum.ranking import (
-    NetworkConfig,
-    RankingNetwork,
-    build_network,
-    reference_images,
-    train_explainer,
-)
+from usu_captum.ranking import RankingNetwork, reference_images
 from usu_core import metrics
 
 STEPS = 20
-WORK = Path("usu-ranking-train")
 
 
 def main() -> None:
     """Train, evaluate, print the table and write the result."""
     case = ask(__doc__, NAMES, images=120)
     subject, network = case.subject, case.network
-    result = _evaluate(subject, network, case.images, case.folder / "evaluation.jsonl")
-    _print(result["summary"])
+    records = journalled(case, "evaluation", _judge_image)
+    summary = _summarise(records)
+    _print(summary)
     write_json(
         case.out or RESULTS / f"ranking_train_{case.stem}.json",
         {
@@ -67,119 +50,16 @@ def main() -> None:
             "images": {
                 "training": len(subject.training),
                 "tuning": len(subject.tuning),
-                "reported": len(result["records"]),
+                "reported": len(records),
             },
             "network": dataclasses.asdict(network.config),
             "trained_weights": sum(p.numel() for p in network.parameters() if p.requires_grad),
             "training": subject.config.record(),
             "training_seconds": case.seconds,
-            **result,
+            "summary": summary,
+            "records": records,
         },
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A trained network, and what was asked for on the command line.
-
-    Attributes:
-        name: The subject's.
-        stem: Of files: the name, and whether gradients are read.
-        subject: What the network explains.
-        network: Trained.
-        seconds: As :func:`trained` tells.
-        folder: Of its checkpoints and journals.
-        images: How many to judge, at most.
-        out: Where to write the result, unless in ``benchmarks/results``.
-    """
-
-    name: str
-    stem: str
-    subject: Subject
-    network: RankingNetwork
-    seconds: float | None
-    folder: Path
-    images: int
-    out: Path | None
-
-
-def ask(about: str, names: Sequence[str], *, images: int) -> Case:
-    """Read the command line, and return the network it means, trained if it is not there."""
-    parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("name", choices=names)
-    parser.add_argument("--gradients", action="store_true", help="the network that reads gradients")
-    parser.add_argument("--images", type=int, default=images, help="to judge, at most")
-    parser.add_argument("--work", type=Path, default=WORK, help="checkpoints")
-    parser.add_argument("--out", type=Path, help="by default in benchmarks/results")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    subject = load_subject(options.name)
-    stem = f"{options.name}_gradients" if options.gradients else str(options.name)
-    folder = options.work / stem
-    network, seconds = trained(subject, folder, gradients=options.gradients)
-    return Case(options.name, stem, subject, network, seconds, folder, options.images, options.out)
-
-
-def trained(
-    subject: Subject, folder: Path, *, gradients: bool
-) -> tuple[RankingNetwork, float | None]:
-    """Return the network and the processor time of its training, over all sittings.
-
-    The time is not known where a sitting was killed.
-    """
-    torch.manual_seed(0)
-    shape = tuple(subject.reported[0].image.shape)
-    config = NetworkConfig(
-        subject.classes,
-        shape,  # type: ignore[arg-type]
-        gradients=gradients,
-        cells=subject.cells,
-    )
-    network = build_network(config, subject.model)
-    folder.mkdir(parents=True, exist_ok=True)
-    clock = folder / "seconds.json"
-    begun = (folder / "training.safetensors").exists()
-    before = json.loads(clock.read_text()) if clock.exists() else None if begun else 0.0
-    clock.write_text("null")
-    started = time.process_time()
-    try:
-        result = train_explainer(
-            subject.model,
-            network,
-            subject.training,
-            subject.config,
-            folder,
-            space=subject.space,
-            held_out=subject.tuning,
-        )
-    finally:
-        seconds = None if before is None else round(before + time.process_time() - started, 1)
-        clock.write_text(json.dumps(seconds))
-    return result.network, seconds
-
-
-def maps_key(subject: Subject, network: RankingNetwork) -> str:
-    """Return what tells the explainer's maps from others': judgements of those do not count."""
-    weights = torch.cat([p.detach().flatten() for p in network.parameters() if p.requires_grad])
-    grids, shares = subject.refinement_grids, subject.refinement.n_percentiles
-    return f"{float(weights.double().sum()):.12g}, grids {grids}, {shares} percentiles"
-
-
-def _evaluate(
-    subject: Subject, network: RankingNetwork, images: int, journal: Path
-) -> dict[str, Any]:
-    """Explain and judge reported images one by one; those in the journal are not repeated."""
-    key = maps_key(subject, network)
-    records = [record for record in read_journal(journal) if record["maps"] == key]
-    done = {record["image"] for record in records}
-    for index in tqdm(range(min(images, len(subject.reported))), desc="judging", unit="image"):
-        if index not in done:
-            image = subject.shown(index)
-            record = {"maps": key, "image": index, **_judge_image(subject, network, image)}
-            append_journal(journal, record)
-            records.append(record)
-    chosen = sorted((r for r in records if r["image"] < images), key=lambda r: r["image"])
-    return {"summary": _summarise(chosen), "records": chosen}
 
 
 def _judge_image(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, Any]:

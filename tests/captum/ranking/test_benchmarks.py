@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import ranking_evidence
+from benchmarks._ranking_case import Case, journalled, maps_key
 from benchmarks._ranking_images import Crops, MovedImages
 from benchmarks._ranking_shortcut import SIDE, stamp, teach
 from benchmarks._ranking_subjects import NAMES, folded
@@ -21,7 +22,6 @@ from benchmarks.ranking_memory import _peaks
 from benchmarks.ranking_shortcut import LOOKED_AT, _fooled, measure
 from benchmarks.ranking_specks import specks_first
 from benchmarks.ranking_speed import apart, separate_loss, shared_loss
-from benchmarks.ranking_train import maps_key
 from usu_captum import ImageSpace
 from usu_captum.ranking import (
     ArrayImages,
@@ -154,6 +154,48 @@ def test_judgements_of_other_maps_do_not_count(network: RankingNetwork) -> None:
     with torch.no_grad():
         next(p for p in network.parameters() if p.requires_grad).add_(0.01)
     assert maps_key(subject, network) != key
+
+
+def test_what_a_stopped_run_judged_is_not_judged_again(
+    network: RankingNetwork, source: ArrayImages, tmp_path: Path
+) -> None:
+    subject: Any = SimpleNamespace(
+        refinement_grids=(14,),
+        refinement=RankingObjective(n_percentiles=6),
+        reported=PartOfImages(source, range(5)),
+        shown=lambda index: source[index].image[None],
+    )
+    seen: list[Tensor] = []
+
+    def judge(_subject: Any, _network: RankingNetwork, image: Tensor) -> dict[str, Any]:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(image)
+        return {"metrics": float(image.sum())}
+
+    def images(count: int) -> Case:
+        return Case("case", "case", subject, network, None, tmp_path, count, None)
+
+    with pytest.raises(KeyboardInterrupt):
+        journalled(images(3), "journal", judge)
+    seen.pop()
+    records = journalled(images(3), "journal", judge)
+    assert [r["image"] for r in records] == [0, 1, 2]
+    assert [r["metrics"] for r in records] == [float(source[i].image.sum()) for i in range(3)]
+    seen.clear()
+    assert journalled(images(2), "journal", judge) == records[:2]
+    assert not seen
+    # Of so many images as are asked for, no more than there are; and of this network alone.
+    assert len(journalled(images(4), "journal", judge)) == 4
+    seen.clear()
+    assert len(journalled(images(5), "journal", judge)) == len(
+        journalled(images(9), "journal", judge)
+    )
+    with torch.no_grad():
+        next(p for p in network.parameters() if p.requires_grad).add_(0.01)
+    seen.clear()
+    journalled(images(2), "journal", judge)
+    assert len(seen) == 2
 
 
 def test_a_sorter_that_fails_is_not_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
