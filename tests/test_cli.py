@@ -30,7 +30,7 @@ from usu_cli._images import read_image
 from usu_cli._maps import upsample_all
 from usu_cli._models import load_classifier
 from usu_cli._pictures import Panel, map_panel, panel_png
-from usu_cli._preprocessing import Preprocessing
+from usu_cli._preprocessing import Preprocessing, for_timm
 from usu_core import IWMR, USU, Interpolation, MaskedPerturbation, Quadtree
 from usu_core.scoring import model_score
 
@@ -273,6 +273,32 @@ class TestOddModels:
             main(self.start(work, "nothing"))
         said = capsys.readouterr().err.splitlines()[-1]
         assert "photo.png' cannot be upsampled: cells must be finite" in said
+
+    @pytest.mark.parametrize("model", ["Caching", "Renewing"])
+    def test_what_a_model_keeps_of_a_call_may_be_differentiated(
+        self, work: Path, model: str
+    ) -> None:
+        assert len(self.top(work, model)) == 4
+
+    @pytest.mark.parametrize(
+        ("model", "layer", "message"),
+        [
+            ("Parts", "pair", "layer 'pair' cannot be explained: layer must have a single output, "
+             "got 2; give another --layer"),
+            ("Parts", "idle", "layer 'idle' cannot be explained: Forward hook did not obtain any "
+             "outputs for given layer; give another --layer"),
+            ("Darkness", "conv", "odd_models:Darkness failed on '{photo}': it is light"),
+            ("OneByOne", "conv", "the map of '{photo}' cannot be upsampled: one at a time"),
+        ],
+    )  # fmt: skip
+    def test_what_libraries_and_models_raise_is_one_line(
+        self, work: Path, capsys: pytest.CaptureFixture[str], model: str, layer: str, message: str
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main([*self.start(work, model), "--layer", layer, "--upsampler", "usu"])
+        said = capsys.readouterr().err.strip().rpartition("\r")[2].splitlines()
+        photo = work / "photo.png"
+        assert said[-1] == f"usu: error: {message.format(photo=photo)}"
 
     def test_channels(self, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
         message = error_of(capsys, work, *self.start(work, "grey"))
@@ -653,6 +679,15 @@ class TestErrors:
             )
             assert "cannot write to --out" in error_of(capsys, work, "demo", "--out", out)
 
+    @pytest.mark.parametrize(
+        "command", ["demo", "explain", "compare", "evaluate", "train-explainer"]
+    )
+    def test_an_empty_folder_name_is_not_the_working_folder(
+        self, capsys: pytest.CaptureFixture[str], work: Path, command: str
+    ) -> None:
+        message = error_of(capsys, work, command, "--out", "")
+        assert message.startswith("argument --out: must be a path, got ''; . is the working folder")
+
     def test_bugs_keep_their_traceback(self, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError
@@ -757,6 +792,47 @@ def test_crop_resizes_no_more_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> 
     Preprocessing(size=64, resize=73).crop(Image.new("RGB", (1, 3000)))
     Preprocessing(size=64, resize=73).crop(Image.new("RGB", (100, 1600)))
     assert sizes == [(64, 64), (73, 1168)]
+
+
+def timm_model(**recorded: Any) -> torch.nn.Module:
+    """Return a model of which timm records how its input looks."""
+    model = torch.nn.Identity()
+    model.pretrained_cfg = {"mean": (0.5, 0.25, 0.75), "std": (0.5, 0.25, 0.5), **recorded}
+    return model
+
+
+@pytest.mark.parametrize("size", [(900, 300), (300, 900), (50, 100)])
+@pytest.mark.parametrize("share", [1.0, 0.8])
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_a_model_sees_what_timm_shows_it(mode: str, share: float, size: tuple[int, int]) -> None:
+    from timm.data import create_transform, resolve_model_data_config
+
+    model = timm_model(input_size=(3, 64, 64), crop_pct=share, crop_mode=mode)
+    thirds = np.random.default_rng(0).integers(0, 255, (3, 3, 3), dtype=np.uint8)
+    image = Image.fromarray(thirds).resize(size, Image.Resampling.NEAREST)
+    look = for_timm(model)
+    theirs = create_transform(**resolve_model_data_config(model))(image)
+    torch.testing.assert_close(look.normalise(look.crop(image))[0], theirs)
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1)])
+@pytest.mark.parametrize("mode", ["squash", "border"])
+def test_crop_of_a_strip_that_is_not_cut(mode: str, size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, "white")
+    assert Preprocessing(size=64, resize=64, crop_mode=mode).crop(image).size == (64, 64)
+
+
+def test_beyond_a_masks_border_is_no_object() -> None:
+    look = Preprocessing(size=90, resize=90, crop_mode="border")
+    mask = np.asarray(look.crop(Image.new("L", (900, 300), 255)))
+    assert (mask[30:60] == 255).all()
+    assert not mask[:30].any()
+    assert not mask[60:].any()
+
+
+def test_only_square_inputs() -> None:
+    with pytest.raises(UsageError, match="takes images 48 pixels wide and 64 high"):
+        for_timm(timm_model(input_size=(3, 64, 48)))
 
 
 @pytest.fixture(scope="module")

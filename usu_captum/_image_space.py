@@ -1,6 +1,8 @@
 """Where the values of an image live, so that "black" and "mean" have a meaning."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,18 +21,21 @@ class ImageSpace:
     depends on the space. Naming the space makes the baselines ``"black"`` and ``"mean"`` exact.
 
     Args:
-        mean: The data's mean per channel, in raw units. One number serves all channels.
+        mean: The data's mean per channel, in raw units. One number, by itself or in a tuple, serves
+            all channels.
         std: The data's standard deviation per channel, in raw units.
         normalised: Whether inputs are normalised by the two; ``False`` for models that take raw
             pixels and normalise inside.
 
     Raises:
-        ValueError: If the two differ in length, or a deviation is not above 0.
+        ValueError: If the two differ in length, a number is not finite, or a deviation not above 0.
 
     Example:
         >>> space = ImageSpace(mean=(0.5,), std=(0.25,))
         >>> space.black(torch.ones(1, 3, 2, 2))[0, 0, 0]
         tensor([-2., -2.])
+        >>> ImageSpace(0.5, 0.25) == space
+        True
         >>> IMAGENET.mean
         (0.485, 0.456, 0.406)
     """
@@ -42,7 +47,12 @@ class ImageSpace:
     def __post_init__(self) -> None:
         """Freeze sequences into tuples and check them."""
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+            given: Any = getattr(self, name)
+            values = (given,) if isinstance(given, int | float) else tuple(given)
+            values = tuple(float(value) for value in values)
+            if not values or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} must hold finite numbers, got {values}.")
+            object.__setattr__(self, name, values)
         if len(self.std) not in (1, len(self.mean)):
             raise ValueError(
                 f"std must have 1 or {len(self.mean)} values, as mean has, got {len(self.std)}."

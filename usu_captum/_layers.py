@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from usu_captum._layout import token_grid
+from usu_captum._layout import is_attention, token_grid
 from usu_captum._models import evaluating, input_channels
-from usu_core._tokens import has_proportions
+from usu_core._tokens import has_proportions, norm_channels
 
 
 def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:
@@ -47,14 +47,18 @@ def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, 
     image = _example(model) if inputs is None else inputs
     found: list[nn.Module] = []
     scaled: list[nn.Module] = []
+    # Convolutions without padding lose borders; tokens by channels are about square at times.
+    strict = bool(norm_channels(model.modules()))
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or output.dim() != 4 or min(output.shape[2:]) <= 1:
             return
+        if is_attention(output):
+            return
         found.append(module)
         sizes = (output.shape[2:], output.shape[1:3])  # channels first, channels last
         is_map = len(output) == len(image) and image.dim() == 4
-        if is_map and any(has_proportions(size, image.shape[2:]) for size in sizes):
+        if is_map and any(has_proportions(size, image.shape[2:], strict) for size in sizes):
             scaled.append(module)
 
     handles = [module.register_forward_hook(record) for module in names]

@@ -37,7 +37,8 @@ def lay_out(
         options: May hold a token grid, which is believed.
 
     Raises:
-        ValueError: If ``values`` are not spatial, or it is not known how they lie.
+        ValueError: If ``values`` are not spatial, or it is not known how they lie, or a given grid
+            is of another size.
     """
     if len(values) == len(image):
         if image.dim() == 4 and values.dim() == 3:
@@ -45,7 +46,9 @@ def lay_out(
         if image.dim() >= 3 and values.dim() == image.dim():
             last = _is_channels_last(values, image, forward_func, layer, options)
             if last is not None:
-                return values.movedim(-1, 1) if last else values
+                cells = values.movedim(-1, 1) if last else values
+                _check_given(options.token_grid, cells)
+                return cells
     raise ValueError(
         "layer must give one spatial map of the image's rank per example to be upsampled, got "
         f"shape {tuple(values.shape)} for an image of shape {tuple(image.shape)}. Try a "
@@ -55,15 +58,35 @@ def lay_out(
 
 
 def is_scaled(size: Sequence[int], pixels: Sequence[int]) -> bool:
-    """Whether a map of this size may be the image at some stride, a cell or two of border apart.
-
-    Matrices of attention have as many dimensions as maps, and are none.
-    """
+    """Whether a map of this size may be the image at some stride, a cell or two of border apart."""
     strides = (max(round(p / s), 1) for s, p in zip(size, pixels, strict=True))
     return all(
         abs(s * stride - p) <= 2 * stride
         for s, p, stride in zip(size, pixels, strides, strict=True)
     )
+
+
+def is_channels_first(values: Tensor, image: Tensor, forward_func: Any, layer: nn.Module) -> bool:
+    """Whether what a layer gave, of the image's rank, is a map (B, C, *cells) as it stands."""
+    try:
+        return _is_channels_last(values, image, forward_func, layer, Options()) is False
+    except ValueError:
+        return False
+
+
+def is_attention(values: Tensor) -> bool:
+    """Whether every row sums to one: a matrix of attention has as many dimensions as a map.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.rand(1, 2, 4, 4)
+        >>> is_attention(scores.softmax(-1)), is_attention(scores)
+        (True, False)
+    """
+    if values.is_meta:
+        return False  # Without values there are no shares.
+    sums = values.detach().float().sum(-1)
+    return bool((sums - 1).abs().max() < 0.01)
 
 
 def is_spatial(values: Any, image: Tensor) -> bool:
@@ -101,6 +124,14 @@ def needs_layout(forward_func: Any, layer: Any, options: Options) -> bool:
         or token_grid(forward_func, None, layer) is not None
         or _may_be_last(layer, owners(forward_func, layer))
     )
+
+
+def _check_given(grid: TokenGrid | None, cells: Tensor) -> None:
+    if grid is not None and tuple(cells.shape[2:]) != (grid.height, grid.width):
+        raise ValueError(
+            f"grid must be the layer's, which gives a map of {tuple(cells.shape[2:])} cells, got "
+            f"{grid}. Try leaving it out."
+        )
 
 
 def _unfold(
@@ -143,12 +174,23 @@ def _is_channels_last(
         return False
     readings = {False: tuple(values.shape[2:]), True: tuple(values.shape[1:-1])}
     inside = owners(forward_func, layer)
-    tokens, windows = token_grid(forward_func, image, layer), _hierarchy(image, inside)
+    tokens = options.token_grid or token_grid(forward_func, image, layer)
+    windows = _hierarchy(image, inside)
     grids: tuple[tuple[int, ...], ...] = windows.grids if windows else ()
     if tokens:
         grids = ((tokens.height, tokens.width),)
     if options.cell_grid is not None:
         grids = (options.cell_grid.cells,)
+    tokens_only = tokens and {*values.shape[-2:]} <= {
+        tokens.height * tokens.width,
+        tokens.prefix + tokens.height * tokens.width,
+    }
+    if tokens_only:
+        raise ValueError(
+            f"layer must give a map to be upsampled, got what every token is to every other, of "
+            f"shape {tuple(values.shape)}. Try the norm1 (timm) or ln_1 (torchvision) of the last "
+            "block."
+        )
     says_last = _type_says_last(values, layer)
     if says_last is None:
         says_last = _channels_say_last(values, _norms(layer, inside))

@@ -36,9 +36,19 @@ def modules_of(forward_func: Any) -> list[nn.Module]:
     return [] if compiled is None else modules_of(compiled)
 
 
-def uncompiled_module(module: nn.Module) -> nn.Module:
-    """Return the module behind ``torch.compile``, whose layers run no hooks; any other as it is."""
+def bare_module(module: nn.Module) -> nn.Module:
+    """Return the module behind ``torch.compile`` and ``DataParallel``; any other as it is.
+
+    The layers of the former run no hooks, and of the latter there are copies.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> bare_module(nn.DataParallel(layer)) is layer
+        True
+    """
     inner: nn.Module = getattr(module, "_orig_mod", module)
+    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = inner.module
     return inner
 
 

@@ -107,6 +107,11 @@ def _edges(pixels: int, window: int, stride: int) -> list[int]:
 def _grid(labels: Tensor) -> CellGrid:
     """Return the grid of a label map, as an even one where it is: that serves any upsampler."""
     _, dense = torch.unique(labels, return_inverse=True)
+    # Whatever the labels are, cells are numbered as they come, row by row, as even ones are.
+    places = torch.arange(dense.numel(), device=dense.device)
+    first = places.new_full((int(dense.max()) + 1,), dense.numel())
+    first.scatter_reduce_(0, dense.flatten(), places, "amin")
+    dense = first.argsort().argsort()[dense]
     counts = []
     for d in range(labels.dim()):
         line = dense[tuple(slice(None) if i == d else 0 for i in range(labels.dim()))]

@@ -11,7 +11,7 @@ from captum._utils.common import _select_targets
 from torch import Tensor, nn
 
 from usu_captum._attribute import Attribute
-from usu_captum._layout import is_scaled
+from usu_captum._layout import is_attention, is_channels_first, is_scaled
 from usu_captum._options import Options
 from usu_captum._score import ForwardScore
 from usu_core import GradientScorer, interpolate
@@ -37,12 +37,15 @@ class SharedPass:
 
     def __init__(self, model: nn.Module, layer: nn.Module, image: Tensor) -> None:
         self._model, self._layer = model, layer
-        # A gradient that the caller wants has to reach the very image.
-        self.inputs = image if image.requires_grad else image.detach().clone().requires_grad_()
+        # A gradient that the caller wants has to reach the very image; the model may write into
+        # a copy, though not into a leaf.
+        self._image = image if image.requires_grad else image.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            self.inputs = image if image.requires_grad else self._image.clone()
         # Captum's result hangs on the graph, unless gradients are off where it is called.
         self._keeps_graph = torch.is_grad_enabled()
         self._outputs: Any = None
-        self._fine: list[Tensor] = []
+        self._fine: list[tuple[nn.Module, Tensor]] = []
         self._cells: tuple[int, ...] = ()
 
     @contextmanager
@@ -63,15 +66,16 @@ class SharedPass:
         if module is self._layer:
             self._cells = tuple(output.shape[2:])
         else:
-            self._fine.append(output)
+            self._fine.append((module, output))
 
     def effects(self, target: Any, output: str) -> Tensor | None:
         """Return |gradient · activation| of each pixel, ``None`` if the pass has no graph."""
         outputs, self._outputs = self._outputs, None
-        fine, self._fine = [value for value in self._fine if self._is_fine(value)], []
+        recorded, self._fine = self._fine, []
         if not isinstance(outputs, Tensor) or not outputs.requires_grad:
             return None
-        guide = fine[-1] if fine else self.inputs
+        fine = (value for module, value in reversed(recorded) if self._is_fine(module, value))
+        guide = next(fine, self._image)
         with torch.enable_grad():
             values = _select_targets(class_scores(outputs, output), target)
             (gradient,) = torch.autograd.grad(
@@ -82,14 +86,19 @@ class SharedPass:
         effect = (wide(gradient) * wide(guide)).detach().sum(1, keepdim=True).abs().float()
         return interpolate(effect, self.inputs.shape[2:], "nearest").squeeze(1)
 
-    def _is_fine(self, value: Tensor) -> bool:
+    def _is_fine(self, module: nn.Module, value: Tensor) -> bool:
         size, pixels = value.shape[2:], self.inputs.shape[2:]
         if not self._cells or not value.requires_grad or len(value) != len(self.inputs):
             return False
         is_between = all(
             4 * c <= s <= p for s, c, p in zip(size, self._cells, pixels, strict=False)
         )
-        return is_between and is_scaled(size, pixels)
+        return (
+            is_between
+            and is_scaled(size, pixels)
+            and is_channels_first(value, self.inputs, self._model, module)
+            and not is_attention(value)
+        )
 
 
 class SharedScore(ForwardScore):

@@ -95,6 +95,8 @@ def natural(text: str) -> int:
 
 def path(text: str) -> Path:
     """Return a path, ``~`` for the home folder: after ``=``, a shell leaves it as it is."""
+    if not text:  # an unset variable of the shell; Python would take it for the working folder
+        raise argparse.ArgumentTypeError("must be a path, got ''; . is the working folder")
     try:
         return Path(text).expanduser()
     except RuntimeError:  # nobody has that home

@@ -7,7 +7,7 @@ from torch import nn
 
 from usu_captum import default_layer
 from usu_cli._classes import read_class_names
-from usu_cli._errors import UsageError, complaint, unknown
+from usu_cli._errors import in_one_line, unknown
 from usu_cli._models import Classifier, load_classifier
 from usu_cli._options import ModelOptions
 
@@ -43,10 +43,8 @@ def find_layer(classifier: Classifier, name: str | None) -> tuple[str, nn.Module
     """
     if name is None:
         size = classifier.preprocessing.size
-        try:
+        with in_one_line(classifier.name, "give --layer NAME"):
             return default_layer(classifier.model, torch.zeros(1, 3, size, size))
-        except ValueError as error:
-            raise UsageError(f"{classifier.name}: {complaint(error)}; give --layer NAME") from error
     layers = {key: module for key, module in classifier.model.named_modules() if key}
     if name not in layers:
         raise unknown("layer", name, layers)

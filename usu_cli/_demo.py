@@ -130,7 +130,7 @@ def _stem(index: int, label: int) -> str:
 def _explain(
     model: ShapesCNN, image: torch.Tensor, mask: np.ndarray, label: int, index: int
 ) -> tuple[Sheet, dict[str, Any]]:
-    with torch.inference_mode():
+    with torch.no_grad():
         probabilities = model(image).softmax(1)[0]
     fine = LayerGradCam(model, model.stages).attribute(
         image, target=label, upsampler=None, relu_attributions=True

@@ -1,11 +1,39 @@
 """What went wrong in the command line as opposed to in the program."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+# What Captum, the CAM library, torch and people's models raise on what they cannot handle.
+_FAILURES = (ValueError, TypeError, RuntimeError, AssertionError, AttributeError, LookupError)
 
 
 class UsageError(Exception):
     """A request that cannot be met: reported in one line, with exit code 2, no traceback."""
+
+
+@contextmanager
+def in_one_line(what: str, advice: str = "") -> Iterator[None]:
+    """Say what could not be done, and why, where other people's code is run.
+
+    Args:
+        what: What could not be done.
+        advice: What may be done about it.
+
+    Raises:
+        UsageError: If a library or a model cannot handle what it is given.
+
+    Example:
+        >>> with in_one_line("layer 'fc' cannot be explained", "give another --layer"):
+        ...     raise AssertionError("no output. Try another.")
+        Traceback (most recent call last):
+        usu_cli._errors.UsageError: layer 'fc' cannot be explained: no output; give another --layer
+    """
+    try:
+        yield
+    except _FAILURES as error:
+        said = f"{what}: {complaint(error)}"
+        raise UsageError(f"{said}; {advice}" if advice else said) from error
 
 
 def unknown(kind: str, given: str, known: Iterable[str], where: str = "") -> UsageError:

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from usu_captum import ForwardScore, LayerGradCam
 from usu_cli._about import about_all, facts
 from usu_cli._asked import classifier_as_asked, find_layer, to_device
+from usu_cli._cells import coarse_map
 from usu_cli._classes import class_name, find_target
-from usu_cli._errors import UsageError, complaint
+from usu_cli._errors import in_one_line
 from usu_cli._folder import prepare_report
 from usu_cli._images import read_image, utf8
 from usu_cli._maps import Comparison, check_upsamplers, upsample_all
@@ -33,7 +34,7 @@ from usu_cli._report import Report, Sheet, Table, sheet_stem, write_report
 from usu_cli._table import counted, text_table
 from usu_cli._versions import versions
 from usu_core import resolve
-from usu_core.scoring import ModelScore, class_scores
+from usu_core.scoring import class_scores
 
 _NOTE = (
     "Mass error: the largest change of a cell's mass, relative to the largest cell. Evaluations: "
@@ -81,9 +82,13 @@ def run_explain(options: ExplainOptions) -> None:
     for path, image in zip(options.images, images, strict=True):
         crop = preprocessing.crop(image)
         inputs = preprocessing.normalise(crop).to(device)
-        top = _top_classes(classifier.model, inputs, classes)
+        with in_one_line(f"{classifier.name} failed on {str(path)!r}"):
+            top = _top_classes(classifier.model, inputs, classes)
         chosen = top[0][0] if target is None else target
-        cells = _coarse_map(classifier.model, layer, layer_name, inputs, chosen)
+        with in_one_line(f"layer {layer_name!r} cannot be explained", "give another --layer"):
+            cells = coarse_map(
+                LayerGradCam(classifier.model, layer), inputs, target=chosen, relu_attributions=True
+            )
         subjects.append(
             _Subject(path, crop, inputs, top, chosen, class_name(chosen, classes), cells)
         )
@@ -92,12 +97,8 @@ def run_explain(options: ExplainOptions) -> None:
     records: list[dict[str, Any]] = []
     for subject in tqdm(subjects, desc="explaining", unit="image"):
         score = ForwardScore(classifier.model, subject.target)
-        try:
+        with in_one_line(f"the map of {str(subject.path)!r} cannot be upsampled"):
             comparison = upsample_all(subject.cells, subject.inputs, score, upsamplers)
-        except ValueError as error:
-            raise UsageError(
-                f"the map of {str(subject.path)!r} cannot be upsampled: {complaint(error)}"
-            ) from error
         sheets.append(_sheet(len(sheets) + 1, subject, comparison))
         records.append(_record(subject, comparison))
 
@@ -148,33 +149,13 @@ def _top_classes(
     model: nn.Module, inputs: torch.Tensor, classes: Sequence[str] | None
 ) -> list[tuple[int, str, float]]:
     """Return index, name and probability of the five likeliest classes, or the only output."""
-    with torch.inference_mode():
+    with torch.no_grad():
         scores = class_scores(model(inputs))[0]
     top = scores.topk(min(5, len(scores)))
     return [
         (index, class_name(index, classes), probability)
         for index, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
     ]
-
-
-def _coarse_map(
-    model: nn.Module, layer: nn.Module, name: str, inputs: torch.Tensor, target: int
-) -> torch.Tensor:
-    """Return the positive part of Grad-CAM, (1, 1, h, w)."""
-    try:
-        cells: torch.Tensor = LayerGradCam(model, layer).attribute(
-            inputs, target=target, relu_attributions=True, upsampler=_keep_cells
-        )
-    except ValueError as error:
-        raise UsageError(
-            f"layer {name!r} cannot be explained: {complaint(error)}; give another --layer"
-        ) from error
-    return cells.detach()
-
-
-def _keep_cells(cells: torch.Tensor, *, image: torch.Tensor, score: ModelScore) -> torch.Tensor:
-    """Upsample nothing: a transformer's tokens come back as a grid only to an upsampler."""
-    return cells
 
 
 def _sheet(number: int, subject: _Subject, comparison: Comparison) -> Sheet:

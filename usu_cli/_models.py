@@ -178,7 +178,7 @@ def _sizes(tensor: torch.Tensor) -> str:
 
 def _count_outputs(model: nn.Module, size: int, name: str) -> int:
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             output = model(torch.zeros(1, 3, size, size))
     # timm asserts; a flattening head, or a kernel larger than its input, fails inside torch.
     except (AssertionError, RuntimeError) as error:

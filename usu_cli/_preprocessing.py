@@ -1,4 +1,4 @@
-"""From a picture to the model's input: resize the short side, cut the centre, normalise."""
+"""From a picture to the model's input: resize, cut out the centre, normalise."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 from torch import nn
+
+from usu_cli._errors import UsageError
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -22,10 +24,13 @@ class Preprocessing:
 
     Args:
         size: Side of the square input in pixels.
-        resize: What the picture's short side is scaled to before the centre is cut out.
+        resize: What a side of the picture is scaled to before the centre is cut out.
         mean: Per-channel mean, of values in [0, 1].
         std: Per-channel standard deviation.
         interpolation: Pillow's name of the resampling filter, in lower case.
+        crop_mode: Which side is scaled, by timm's names: ``"center"`` the short one;
+            ``"squash"`` both, whatever the proportions; ``"border"`` the long one, with the mean
+            colour where the picture does not reach.
     """
 
     size: int = 224
@@ -33,6 +38,7 @@ class Preprocessing:
     mean: _Triple = _IMAGENET_MEAN
     std: _Triple = _IMAGENET_STD
     interpolation: str = "bilinear"
+    crop_mode: str = "center"
 
     def changed(
         self, *, size: int | None = None, mean: _Triple | None = None, std: _Triple | None = None
@@ -49,17 +55,26 @@ class Preprocessing:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """Return the square the model sees."""
-        scale = self.resize / min(image.size)
-        width, height = (max(self.resize, round(side * scale)) for side in image.size)
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        box = (left, top, left + self.size, top + self.size)
+        width, height = self._scaled(*image.size)
+        left, top = (int((side - self.size) / 2) for side in (width, height))
         how = Image.Resampling[self.interpolation.upper()]
-        if max(width, height) <= _LONGEST * min(width, height):
-            return image.resize((width, height), how, reducing_gap=None).crop(box)
+        if max(width, height) <= _LONGEST * self.resize:
+            # Of a mask, which is grey, nothing beyond the picture is the object.
+            fill = tuple(round(255 * v) for v in self.mean) if image.mode == "RGB" else 0
+            seen = Image.new(image.mode, (self.size, self.size), fill)
+            seen.paste(image.resize((width, height), how, reducing_gap=None), (-left, -top))
+            return seen
         # A strip of one by thousands of pixels would take gigabytes, to lose all but its centre.
         x, y = image.width / width, image.height / height
-        source = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+        source = (left * x, top * y, (left + self.size) * x, (top + self.size) * y)
         return image.resize((self.size, self.size), how, source, reducing_gap=None)
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Return what a picture's width and height are scaled to."""
+        if self.crop_mode == "squash":
+            return self.resize, self.resize
+        scale = self.resize / (max if self.crop_mode == "border" else min)(width, height)
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
     def normalise(self, crop: Image.Image) -> torch.Tensor:
         """Return the crop as the model's input, (1, 3, size, size)."""
@@ -70,17 +85,27 @@ class Preprocessing:
 
 
 def for_timm(model: nn.Module) -> Preprocessing:
-    """Return what timm records for ``model``."""
+    """Return what timm records for ``model``.
+
+    Raises:
+        UsageError: If its input is not square.
+    """
     from timm.data import resolve_model_data_config
 
     config: dict[str, Any] = resolve_model_data_config(model)
-    size = config["input_size"][-1]
+    _, height, size = config["input_size"]
+    if height != size:
+        raise UsageError(
+            f"the model takes images {size} pixels wide and {height} high, and usu gives square "
+            "ones; from Python, usu_captum explains it at its size"
+        )
     return Preprocessing(
         size=size,
         resize=int(size / config["crop_pct"]),
         mean=config["mean"],
         std=config["std"],
         interpolation=config["interpolation"],
+        crop_mode=config["crop_mode"],
     )
 
 

@@ -90,6 +90,7 @@ def run_train(options: TrainOptions) -> None:
                     conditioning=options.conditioning,
                     gradients=options.gradients,
                     cells=_cells(options.cells, min(shape[1:])),
+                    space=None if options.encoder == "classifier" else space,
                 ),
                 classifier.model,
                 encoder_weights=options.encoder_weights,

@@ -31,6 +31,17 @@ def effects(coarse: Tensor, mask: Tensor) -> Tensor:
     return coarse[:, 0].flatten(1)[:, first]
 
 
+def test_even_patches_are_even_however_they_are_numbered(case: Any) -> None:
+    it = case("FeatureAblation")
+    by_row = torch.arange(16).view(4, 4).repeat_interleave(4, 0).repeat_interleave(3, 1)
+    by_column = torch.arange(16).view(4, 4).T.repeat_interleave(4, 0).repeat_interleave(3, 1)
+    found = [
+        it.ours.attribute(it.images, target=1, feature_mask=mask[None, None], upsampler="bilinear")
+        for mask in (by_row, by_column * 7 + 3)
+    ]
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("name", MASKED)
 @pytest.mark.parametrize("ragged", [False, True])
 def test_a_patch_keeps_its_effect(

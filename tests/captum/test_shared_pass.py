@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from usu_captum import ForwardScore, LayerGradCam
 from usu_captum._layout import is_scaled
+from usu_captum._shared_pass import SharedPass, SharedScore
 from usu_core import CellGrid, GradientScorer, resolve
 from usu_core.segments import segment_expand, segment_mean
 
@@ -165,6 +166,93 @@ def test_attention_is_no_map_of_the_image() -> None:
     torch.testing.assert_close(fine, expected, rtol=1e-4, atol=1e-6)
 
 
+class ChannelsLast(nn.Module):
+    """Channels last between convolutions, and as many of them as rows."""
+
+    output_fmt = "NHWC"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 2, stride=2)
+        self.norm = nn.LayerNorm(16)
+        self.coarse = nn.Conv2d(16, 6, 4, stride=4)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm(self.stem(images).movedim(1, -1)).movedim(-1, 1)
+        return self.head(self.coarse(maps).relu().mean((2, 3)))
+
+
+def test_maps_of_channels_last_are_no_guide() -> None:
+    """The norm's (16, 16, 16) read as a map either way; it is passed over for the stem."""
+    torch.manual_seed(0)
+    model, images = ChannelsLast().eval(), torch.rand(1, 3, 32, 32)
+    shared = SharedPass(model, model.coarse, images)
+    with shared.recording():
+        model(shared.inputs)
+    stem = model.stem(images).detach().requires_grad_()
+    maps = model.norm(stem.movedim(1, -1)).movedim(-1, 1)
+    outputs = model.head(model.coarse(maps).relu().mean((2, 3)))
+    (gradient,) = torch.autograd.grad(outputs[0, 1], stem)
+    expected = (gradient * stem).sum(1).abs().detach()
+    found = shared.effects(1, "logit")
+    assert found is not None
+    torch.testing.assert_close(found, expected.repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+class Rescaling(nn.Module):
+    """Writes into what it is given, as preprocessing inside a model may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse, self.head = nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.coarse(images.sub_(0.5).div_(0.25)).relu().mean((2, 3)))
+
+
+def test_a_model_may_write_into_its_input() -> None:
+    torch.manual_seed(0)
+    net, images = Rescaling().eval(), torch.rand(1, 3, 32, 32)
+    layer = net.coarse
+    before = images.clone()
+    fine = LayerGradCam(net, layer).attribute(images.clone(), target=1, upsampler="usu-fast")
+    cells = captum.attr.LayerGradCam(net, layer).attribute(before.clone(), target=1)
+    torch.testing.assert_close(CellGrid.even((8, 8), (32, 32)).mean(fine), cells)
+    shared = SharedPass(net, layer, images)
+    with shared.recording():
+        net(shared.inputs)
+    guide = before.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(guide.clone())[0, 1], guide)
+    torch.testing.assert_close(shared.effects(1, "logit"), (gradient * before).sum(1).abs())
+    assert torch.equal(images, before)
+
+
+class AttendingChannels(Attending):
+    """Twenty channels that attend to each other: half of forty pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarse = nn.Sequential(nn.Conv2d(3, 20, 8, stride=8), nn.ReLU())
+        self.late, self.head = nn.Conv2d(20, 6, 1), nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        cells = self.coarse(images).flatten(2)
+        attention = self.weights((cells @ cells.transpose(1, 2))[:, None])
+        return self.head(self.late((attention[:, 0] @ cells).unflatten(2, (5, 5))).mean((2, 3)))
+
+
+def test_attention_at_the_images_stride_is_no_map_either() -> None:
+    torch.manual_seed(0)
+    model, images = AttendingChannels().eval(), torch.rand(1, 3, 40, 40)
+    shared = SharedPass(model, model.late, images)
+    with shared.recording():
+        model(shared.inputs)
+    guide = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(guide)[0, 1], guide)
+    torch.testing.assert_close(shared.effects(1, "logit"), (gradient * images).sum(1).abs())
+
+
 @pytest.mark.parametrize(
     ("side", "scaled"),
     [(224, True), (112, True), (111, True), (55, True), (7, True), (49, False), (42, False)],
@@ -251,8 +339,6 @@ def test_the_guide_is_the_last_before_the_layer(model: Counted, images: Tensor) 
 
 
 def test_effects_are_of_the_recorded_images_and_given_once(model: Counted, images: Tensor) -> None:
-    from usu_captum._shared_pass import SharedPass, SharedScore
-
     shared = SharedPass(model, model.coarse, images)
     with shared.recording():
         model(shared.inputs)

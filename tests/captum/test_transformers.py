@@ -296,6 +296,49 @@ def test_a_model_that_declares_channels_last_without_its_grid() -> None:
     assert_close_to(cells_of(fine, 8, 12), (output * gradient).sum(3)[:, None])
 
 
+class Plain(nn.Module):
+    """A transformer as written by hand: attention is a layer, and nobody says how tokens lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 8, stride=8)
+        self.attend, self.norm, self.head = nn.Softmax(-1), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(images).flatten(2).mT)
+        return self.head((self.attend((tokens @ tokens.mT)[:, None])[:, 0] @ tokens).mean(1))
+
+
+def test_attention_is_no_layer_to_explain() -> None:
+    assert default_layer(Plain().eval(), torch.rand(1, 3, 64, 64))[0] == "patches"
+
+
+def test_tokens_by_channels_are_no_map() -> None:
+    """Fifty tokens of forty channels have about the proportions of a square image."""
+    model = timm.create_model("coat_lite_tiny").eval()
+    for crpe in ("crpe1", "crpe4"):
+        assert default_layer(model, torch.rand(1, 3, 224, 224))[0] != crpe
+
+
+def test_attention_of_tokens_is_refused() -> None:
+    model, images = vit(), torch.rand(1, 3, 224, 224)
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    layer = model.blocks[1].attn.attn_drop
+    with pytest.raises(ValueError, match="what every token is to every other, of shape"):
+        LayerGradCam(model, layer).attribute(images, target=1, upsampler="nearest")
+
+
+def test_a_given_grid_is_the_maps() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.Flatten(), nn.Linear(64, 3)).eval()
+    grad_cam, images = LayerGradCam(model, model[0]), torch.rand(1, 3, 32, 32)
+    plain = grad_cam.attribute(images, target=1, upsampler="nearest")
+    given = {"target": 1, "upsampler": "nearest"}
+    assert torch.equal(grad_cam.attribute(images, **given, grid=TokenGrid(4, 4, 0)), plain)
+    with pytest.raises(ValueError, match=r"grid must be the layer's, .* \(4, 4\) cells, got Token"):
+        grad_cam.attribute(images, **given, grid=TokenGrid(2, 2, 0))
+
+
 def test_a_signal_whose_maps_have_more_dimensions_than_it_has() -> None:
     """A spectrogram is made inside: its maps are no scaled images, and are taken as they come."""
     model = nn.Sequential(nn.Unflatten(2, (8, 8)), nn.Conv2d(1, 4, 3, padding=1), nn.Flatten())

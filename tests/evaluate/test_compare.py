@@ -169,6 +169,26 @@ def test_a_single_output_is_no_probability(work: Path) -> None:
     assert "robability" not in page
 
 
+@pytest.mark.usefixtures("odd_models")
+@pytest.mark.parametrize(
+    ("model", "layer", "message"),
+    [
+        ("Parts", "pair", "method 'LayerGradCam' cannot explain this: layer must have a single "
+         "output, got 2"),
+        ("OneByOne", "conv", "a map of 'LayerGradCam' cannot be upsampled: one at a time"),
+        ("Darkness", "conv", "odd_models:Darkness failed on "),
+    ],
+)  # fmt: skip
+def test_what_libraries_and_models_raise_is_one_line(
+    work: Path, capsys: pytest.CaptureFixture[str], model: str, layer: str, message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(work / "images" / "a" / "1.png"), "--model", f"odd_models:{model}",
+              "--size", "64", "--layer", layer, "--upsamplers", "usu", "--out", "o"])  # fmt: skip
+    said = capsys.readouterr().err.strip().rpartition("\r")[2].splitlines()
+    assert said[-1].startswith(f"usu: error: {message}")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda(start: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     devices = []

@@ -14,6 +14,7 @@ from usu_cli._errors import UsageError
 from usu_cli.evaluate._sources import (
     CAMS,
     PERTURBATIONS,
+    Explanation,
     Setting,
     Subject,
     build_methods,
@@ -119,6 +120,15 @@ def test_a_model_that_a_method_cannot_explain_is_one_line(
     flat = Setting(setting.model, setting.model.model.fc, SPACE, 20, 8)  # type: ignore[union-attr, arg-type]
     with pytest.raises(UsageError, match="'LayerGradCam' cannot explain this"):
         explain("LayerGradCam", build_methods(["LayerGradCam"], flat)["LayerGradCam"], subject)
+
+
+@pytest.mark.parametrize("error", [AssertionError, AttributeError, IndexError, RuntimeError])
+def test_whatever_a_library_raises_is_one_line(error: type[Exception], subject: Subject) -> None:
+    def method(_: Subject) -> Explanation:
+        raise error("not this one")
+
+    with pytest.raises(UsageError, match="'x' cannot explain this: not this one"):
+        explain("x", method, subject)
 
 
 def test_finer_cam_explains_the_first_class_only(setting: Setting, subject: Subject) -> None:

@@ -28,7 +28,7 @@ class ArrayImages:
         space: How raw pixels in [0, 1] become the model's inputs.
 
     Raises:
-        TypeError: If the images are not uint8.
+        TypeError: If the images are not uint8, or the labels no integers.
         ValueError: If there are none, or shapes do not fit.
 
     Example:
@@ -55,7 +55,10 @@ class ArrayImages:
                 f"got {np.asarray(images).shape}."
             )
         self.images = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-        self.labels = None if labels is None else np.asarray(labels).astype(np.int64)
+        given = None if labels is None else np.asarray(labels)
+        if given is not None and not np.issubdtype(given.dtype, np.integer):
+            raise TypeError(f"labels must be integers, got {given.dtype}. Try .astype(int).")
+        self.labels = None if given is None else given.astype(np.int64)
         if self.labels is not None and self.labels.shape != (len(pixels),):
             raise ValueError(f"labels must have shape ({len(pixels)},), got {self.labels.shape}.")
         self.space = space
@@ -81,7 +84,8 @@ class DatasetImages:
         dataset: Anything with a length and items.
         input_shape: (C, H, W) each image must have.
 
-    Random transforms are repeatable: training seeds torch, NumPy and Python for each item.
+    Random transforms are repeatable: training seeds torch, NumPy and Python for each item. An
+    image with NaN or infinite values counts as one that cannot be read.
 
     Raises:
         ValueError: If it is empty, or an image is of another shape.
@@ -118,6 +122,9 @@ class DatasetImages:
                 f"dataset must give images in the model's space, got {image.dtype} for item "
                 f"{index}. Try a transform: image / 255, and the model's mean and deviation."
             )
+        wrong = int((~image.isfinite()).sum())
+        if wrong:
+            raise UnreadableImageError(f"item {index}: {wrong} NaN or infinite values")
         try:
             label = operator.index(parts[1]) if len(parts) > 1 else UNLABELLED
         except TypeError:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from usu_captum._layout import lay_out, needs_layout, token_grid
-from usu_captum._models import evaluating, in_its_dtype, uncompiled_module
+from usu_captum._models import bare_module, evaluating, in_its_dtype
 from usu_captum._options import Options
 from usu_core._tokens import TokenGrid
 
@@ -36,13 +36,14 @@ class ClassifierEncoder(nn.Module):
 
     Args:
         classifier: The module that is explained.
-        layers: Names in ``classifier.named_modules()``, finest first; each must give one spatial
-            map (B, C, h, w), or tokens whose grid the model tells.
+        layers: Names in ``classifier.named_modules()``, finest first; each must run once, and give
+            one spatial map (B, C, h, w), or tokens whose grid the model tells. What a later layer
+            writes into such a map in place is read as it wrote it.
         gradients: Read gradients too.
 
     Raises:
-        ValueError: If a layer does not exist, or is not run, or gives no map, or has no gradient,
-            or the last is of a single pixel where gradients are read.
+        ValueError: If a layer does not exist, or is not run once, or gives no map, or has no
+            gradient, or the last is of a single pixel where gradients are read.
 
     Cost:
         One forward pass of the classifier, in its weights' dtype and without autocast if there are
@@ -64,7 +65,7 @@ class ClassifierEncoder(nn.Module):
         self, classifier: nn.Module, layers: Sequence[str], *, gradients: bool = False
     ) -> None:
         super().__init__()
-        classifier = uncompiled_module(classifier)
+        classifier = bare_module(classifier)
         known = dict(classifier.named_modules())
         for name in layers:
             if name not in known:
@@ -134,6 +135,11 @@ class ClassifierEncoder(nn.Module):
 
         def keep(name: str) -> Any:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
+                if name in found:
+                    raise ValueError(
+                        f"layers must run once, got {name!r}, which runs again. Try the layer "
+                        "before or after it."
+                    )
                 found[name] = output
 
             return hook

@@ -22,7 +22,8 @@ class Adam:
         rate: The learning rate.
         scale: What shares a scale: ``"element"``, as published, where every element steps by the
             rate at first, however small its gradient; or ``"example"``, all elements of a row,
-            whose root mean square steps by the rate, so that large gradients go further.
+            whose root mean square steps by the rate, so that large gradients go further. Of a
+            parameter of one dimension or none, that is each element.
 
     Example:
         >>> weight = torch.zeros(2)
@@ -57,13 +58,15 @@ class Adam:
                 )
             first.lerp_(grad, 0.1)
             square = grad.square()
-            if self._shared:
+            if self._shared and grad.dim() > 1:
                 square = square.flatten(1).mean(1).view(-1, *[1] * (grad.dim() - 1))
             second.lerp_(square.expand_as(second), 0.001)
             mean = first / (1 - 0.9**self._steps)
             size = (second / (1 - 0.999**self._steps)).sqrt()
             # Gradients of saturated classifiers are tiny, and so must the floor be.
             parameter.sub_(self._rate * mean / (size + 1e-12))
+        # The caller's autocast would go on with copies of what the parameters were.
+        torch.clear_autocast_cache()
 
 
 @contextmanager

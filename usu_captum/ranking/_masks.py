@@ -98,7 +98,7 @@ def masks_to_pixels(
 
 
 def _pair(grid: Grid) -> tuple[int, int]:
-    return (grid, grid) if isinstance(grid, int) else (grid[0], grid[1])
+    return (grid[0], grid[1]) if isinstance(grid, tuple | list) else (grid, grid)
 
 
 @lru_cache(maxsize=64)

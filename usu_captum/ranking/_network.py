@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from usu_captum._models import device_of, evaluating, uncompiled_module
+from usu_captum._models import bare_module, device_of, evaluating
 from usu_captum.ranking._classifier_checks import check_classifier
 from usu_captum.ranking._classifier_features import ClassifierEncoder, sum_to_map
 from usu_captum.ranking._conditioning import EmbeddingConditioning, HeadConditioning, head_rows
@@ -149,7 +149,7 @@ def build_network(
             'with conditioning="embedding".'
         )
     if isinstance(classifier, nn.Module):
-        classifier = uncompiled_module(classifier)
+        classifier = bare_module(classifier)
         check_classifier(classifier, config)
     encoder: nn.Module
     if config.encoder == CLASSIFIER:
@@ -170,6 +170,7 @@ def build_network(
             weights=encoder_weights,
             pretrained=pretrained,
             trainable=config.trainable,
+            space=config.space,
         ).to(device_of(classifier))
     conditioning: nn.Module = (
         HeadConditioning(head_rows(classifier, config.classes), config.class_width)

@@ -1,7 +1,9 @@
 """The sizes and choices that make up a ranking network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from usu_captum._image_space import ImageSpace
 from usu_captum.ranking._checks import frozen
 from usu_captum.ranking._conditioning import CONDITIONINGS
 from usu_captum.ranking._decoder import NORMS, READOUTS
@@ -35,6 +37,8 @@ class NetworkConfig:
             enlarged bilinearly. Training ranks cells of the objective's grids, so what varies
             inside them is noise that a ranking of pixels suffers from. ``None`` gives every pixel
             a score of its own.
+        space: Where the images live, for a timm encoder, which then is given them in its own
+            normalisation; ``None`` gives it the images as they come.
         class_width: Width of the class's description.
         middle: Channels that each stage is read out to.
         width: Channels of the pyramid.
@@ -63,6 +67,7 @@ class NetworkConfig:
     readout: str = "film"
     prior: str = "auto"
     cells: int | None = None
+    space: ImageSpace | None = None
     class_width: int = 64
     middle: int = 64
     width: int = 32
@@ -74,6 +79,8 @@ class NetworkConfig:
         """Freeze sequences into tuples and check everything."""
         for name, example in (("input_shape", "(3, 224, 224)"), ("layers", "('layer4',)")):
             object.__setattr__(self, name, frozen(name, getattr(self, name), example))
+        if isinstance(self.space, Mapping):  # as a checkpoint holds it
+            object.__setattr__(self, "space", ImageSpace(**self.space))
         if len(self.input_shape) != 3:
             raise ValueError(f"input_shape must be (C, H, W), got {self.input_shape}.")
         for side in self.input_shape:
@@ -101,6 +108,11 @@ class NetworkConfig:
             raise ValueError(
                 'trainable must be False for encoder="classifier": the classifier is explained, '
                 'not changed. Try encoder="timm:NAME".'
+            )
+        if self.encoder == CLASSIFIER and self.space is not None:
+            raise ValueError(
+                f'space must be None for encoder="classifier", which takes images as they come, '
+                f'got {self.space}. Try encoder="timm:NAME".'
             )
         if self.encoder != CLASSIFIER and self.gradients:
             raise ValueError(

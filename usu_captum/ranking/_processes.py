@@ -1,5 +1,7 @@
 """The processes that share a run, by accelerate."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -26,6 +28,24 @@ def open_accelerator(*, trainable: bool) -> Any:
     handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)] if trainable else []
     # Autocast is entered where it is wanted, not wrapped around the network.
     return Accelerator(mixed_precision="no", kwargs_handlers=handlers)
+
+
+@contextmanager
+def accelerate_as_it_was() -> Iterator[None]:
+    """Let accelerate forget, on any exit, the settings it keeps for the process.
+
+    Those it had before stay, and so does the group of several processes, for the next run.
+    """
+    from accelerate.state import AcceleratorState, GradientState, PartialState, is_initialized
+
+    had_settings, had_process = is_initialized(), bool(PartialState._shared_state)
+    try:
+        yield
+    finally:
+        if not had_settings and is_initialized():
+            alone = PartialState().num_processes == 1
+            AcceleratorState._reset_state(reset_partial_state=alone and not had_process)
+            GradientState._reset_state()
 
 
 def gather_names(accelerator: Any, names: list[str]) -> list[str]:

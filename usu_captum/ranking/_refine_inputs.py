@@ -19,7 +19,12 @@ def as_targets(target: int | Sequence[int] | Tensor, images: Tensor) -> Tensor:
             f"target must be a class or one per example, got {type(target).__name__}. "
             "Try target=model(images).argmax(1)."
         )
-    chosen = torch.as_tensor(target, device=images.device)
+    try:
+        chosen = torch.as_tensor(target, device=images.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"target must hold integers in rows of one length, got {target!r}: {error}"
+        ) from error
     if chosen.is_floating_point() or chosen.is_complex() or chosen.dtype is torch.bool:
         raise TypeError(f"target must hold integers, got {chosen.dtype}. Try .long().")
     chosen = chosen.expand(len(images)) if chosen.numel() == 1 and chosen.dim() < 2 else chosen

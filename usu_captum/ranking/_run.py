@@ -174,6 +174,7 @@ class Run:
         norm = self.accelerator.clip_grad_norm_(model.parameters(), config.clip)
         stop_unless_finite("gradient", norm, step + 1, self.folder)
         optimiser.step()
+        torch.clear_autocast_cache()  # of the caller's, which holds the weights of before
         parts = torch.stack([part.detach().mean().float() for part in value[:4]])
         return {
             "parts": parts,
@@ -222,7 +223,7 @@ class Run:
             self.space,
             progress=self.progress,
         )
-        self.state.note_unreadable(unreadable)
+        self.state.note_unreadable([f"held_out: {name}" for name in unreadable])
         figures = {"step": self.state.step, **found}
         if self.state.note_figures(figures, self.config.patience):
             self._save_explainer()

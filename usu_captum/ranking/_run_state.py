@@ -11,7 +11,7 @@ from torch import Tensor
 
 from usu_captum._digest import weights_digest
 from usu_captum._image_space import ImageSpace
-from usu_captum._models import modules_of, uncompiled_module
+from usu_captum._models import bare_module, modules_of
 from usu_captum.ranking._checkpoint import load_checkpoint, save_checkpoint
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._network_files import network_facts, network_state, restore_network
@@ -165,7 +165,7 @@ def identify_run(
         ) from error
     return {
         **network_facts(network),
-        "classifier": weights_digest(uncompiled_module(modules[0])) if modules else None,
+        "classifier": weights_digest(bare_module(modules[0])) if modules else None,
         "space": None if space is None else asdict(space),
         "training": settings,
         "data": data,

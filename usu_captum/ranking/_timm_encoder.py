@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from usu_captum._image_space import ImageSpace
 from usu_captum._models import in_its_dtype
 from usu_captum.ranking._stages import COUNT
 
@@ -22,6 +23,8 @@ class TimmEncoder(nn.Module):
         pretrained: Download timm's weights; without them and a file the weights are random.
         input_shape: (C, H, W) of the images it will see.
         trainable: Train it with the decoder.
+        space: Where the images live, to be brought into the model's own normalisation; ``None``
+            gives them to the model as they come.
 
     Raises:
         ValueError: If timm has no such model, it gives no intermediate maps, or the file does not
@@ -44,6 +47,7 @@ class TimmEncoder(nn.Module):
         weights: Path | str | None = None,
         pretrained: bool = False,
         trainable: bool = False,
+        space: ImageSpace | None = None,
     ) -> None:
         import timm
 
@@ -60,6 +64,7 @@ class TimmEncoder(nn.Module):
         if weights is not None:
             _load(self.model, weights, name)
         self.indices = _stages(self.model)
+        self.space, self.own_space = space, _own_space(self.model, input_shape[0])
         self.trainable = trainable
         self.train(self.training)
         if not trainable:
@@ -91,6 +96,8 @@ class TimmEncoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one map (B, C_i, h_i, w_i) per stage for images (B, C, H, W)."""
         model: Any = self.model
+        if self.space is not None:
+            images = self.own_space.from_raw(self.space.to_raw(images))
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             stages: list[Tensor] = model.forward_intermediates(
                 in_its_dtype(model, images),
@@ -100,6 +107,17 @@ class TimmEncoder(nn.Module):
                 intermediates_only=True,
             )
         return [stage.float() for stage in stages]
+
+
+def _own_space(model: nn.Module, channels: int) -> ImageSpace:
+    """Return what timm says of a model's normalisation; of other channels than it has, the mean."""
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    mean, std = config["mean"], config["std"]
+    if len(mean) != channels:
+        mean, std = ((sum(values) / len(values),) for values in (mean, std))
+    return ImageSpace(mean, std)
 
 
 def _stages(model: nn.Module) -> list[int]:

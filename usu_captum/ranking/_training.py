@@ -17,6 +17,7 @@ from usu_captum.ranking._classifier_checks import check_classifier
 from usu_captum.ranking._images import ImageSource
 from usu_captum.ranking._network import RankingNetwork
 from usu_captum.ranking._network_files import restore_network
+from usu_captum.ranking._processes import accelerate_as_it_was
 from usu_captum.ranking._randomness import kept_randomness
 from usu_captum.ranking._references import reference_images
 from usu_captum.ranking._run import Run
@@ -64,7 +65,7 @@ def train_explainer(
 
     Under ``accelerate launch`` or ``torchrun`` every process trains on its own part of each batch;
     a step then sees ``processes * batch_size`` images. The classifier's modes, gradient flags and
-    device, and the global random state, are left as they were.
+    device, accelerate's settings and the global random state are left as they were.
 
     Args:
         classifier: Images (B, C, H, W) to logits (B, classes); a module, or any function.
@@ -82,8 +83,9 @@ def train_explainer(
     Raises:
         TypeError: If ``data`` or ``held_out`` does not know its fingerprint.
         ValueError: If the classifier has no gradient or another class count or image size, images
-            are of another size, a reference needs a ``space``, ``config`` cannot be recorded, or
-            ``out_dir`` holds another run.
+            are of another size, a reference needs a ``space``, ``space`` is not the network's,
+            ``config`` cannot be recorded, ``out_dir`` holds another run, or the process has an
+            ``Accelerator`` of mixed precision.
         FloatingPointError: If the loss or its gradient is not finite; the last checkpoint stays.
 
     Cost:
@@ -107,17 +109,23 @@ def train_explainer(
     if held_out is not None:
         check_source("held_out", held_out)
     check_classifier(classifier, network.config)
+    if None not in (space, network.config.space) and space != network.config.space:
+        raise ValueError(
+            f"space must be the network's, {network.config.space}, got {space}. Try a network of "
+            "NetworkConfig(..., space=space)."
+        )
     for name in config.references:
         reference_images(torch.zeros(1, *network.config.input_shape), name, space)
     folder = Path(out_dir)
-    run = Run(classifier, network, data, config, folder, space, held_out, progress)
-    with _borrowed(classifier, network, run.device), kept_randomness(run.device):
-        run.train()
-        restore_network(network, load_checkpoint(folder / EXPLAINER)[0])
+    with accelerate_as_it_was():
+        run = Run(classifier, network, data, config, folder, space, held_out, progress)
+        with _borrowed(classifier, network, run.device), kept_randomness(run.device):
+            run.train()
+            restore_network(network, load_checkpoint(folder / EXPLAINER)[0])
     unreadable = tuple(run.state.unreadable)
-    if unreadable and run.accelerator.is_main_process:
+    if unreadable and run.main:
         warnings.warn(
-            f"{len(unreadable)} of {len(data)} images could not be read: "
+            f"{len(unreadable)} of {len(data) + len(held_out or ())} images could not be read: "
             f"{'; '.join(unreadable[:5])}",
             UserWarning,
             stacklevel=2,

@@ -8,7 +8,7 @@ from torch import nn
 from tqdm import tqdm
 
 from usu_cli._classes import find_target
-from usu_cli._errors import UsageError, complaint
+from usu_cli._errors import UsageError, in_one_line
 from usu_cli._maps import Scored
 from usu_cli._models import Classifier
 from usu_cli.evaluate._failures import Excuse, failed_records, only_this_image
@@ -183,7 +183,5 @@ def _maps_of(
     scored: Scored,
 ) -> list[FineMap]:
     explanation = explain(name, method, subject)
-    try:
+    with in_one_line(f"a map of {name!r} cannot be upsampled"):
         return list(fine_maps(name, explanation, subject, upsamplers, scored))
-    except ValueError as error:
-        raise UsageError(f"a map of {name!r} cannot be upsampled: {complaint(error)}") from error

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import usu_captum
 import usu_gradcam
 from usu_captum import METHODS, ImageSpace
-from usu_cli._errors import UsageError, complaint, unknown
+from usu_cli._cells import coarse_map
+from usu_cli._errors import in_one_line, unknown
 from usu_cli.evaluate._rise import rise
 from usu_core import Slic
 from usu_core.scoring import ModelScore, fill_images
@@ -133,13 +134,12 @@ def explain(name: str, method: Method, subject: Subject) -> Explanation:
         UsageError: If the model, or the class, is none for this method.
     """
     device = subject.inputs.device
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(subject.seed)
-            return method(subject)
-    # What captum, the CAM library and torch raise on models they cannot handle.
-    except (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"method {name!r} cannot explain this: {complaint(error)}") from error
+    with (
+        in_one_line(f"method {name!r} cannot explain this"),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        torch.manual_seed(subject.seed)
+        return method(subject)
 
 
 def _layer_map(name: str, setting: Setting, subject: Subject) -> Explanation:
@@ -149,13 +149,7 @@ def _layer_map(name: str, setting: Setting, subject: Subject) -> Explanation:
     if name in STEPPED:
         arguments["internal_batch_size"] = setting.batch_size
     method: Any = METHODS[name](setting.model, setting.layer)
-    cells: Tensor = method.attribute(subject.inputs, upsampler=_keep_cells, **arguments)
-    return Explanation(cells=(cells.detach(),))
-
-
-def _keep_cells(cells: Tensor, *, image: Tensor, score: ModelScore) -> Tensor:
-    """Upsample nothing: a transformer's tokens come back as a grid only to an upsampler."""
-    return cells
+    return Explanation(cells=(coarse_map(method, subject.inputs, **arguments),))
 
 
 def _path_map(name: str, setting: Setting, subject: Subject) -> Explanation:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from usu_captum import ForwardScore, ImageSpace
-from usu_cli._errors import UsageError
+from usu_cli._errors import UsageError, in_one_line
 from usu_cli._images import read_image
 from usu_cli._models import Classifier
 from usu_cli.evaluate._items import Item, read_mask
@@ -57,7 +57,7 @@ def make_subject(item: Item, target: int | None, classifier: Classifier, seed: i
     except UsageError as error:
         raise UnreadableError(str(error)) from error
     inputs = look.normalise(look.crop(image)).to(device)
-    with torch.no_grad():
+    with in_one_line(f"{classifier.name} failed on {item.name!r}"), torch.no_grad():
         first = int(classifier.model(inputs).argmax(1))
     target = first if target is None else target
     return Subject(

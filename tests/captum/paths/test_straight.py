@@ -246,3 +246,11 @@ def test_names_of_images_need_images(name: str, shape: tuple[int, ...]) -> None:
     explainer = IntegratedGradients(lambda x: x.reshape(len(x), -1).sum(1), space=IMAGENET)
     with pytest.raises(ValueError, match=rf"baselines='{name}' needs images .* Try a number"):
         explainer.attribute(torch.ones(shape), name)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"mean": ()}, {"mean": (float("nan"),)}, {"mean": 0.5, "std": float("inf")}]
+)
+def test_a_space_holds_finite_numbers(numbers: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"(mean|std) must hold finite numbers, got"):
+        ImageSpace(**numbers)

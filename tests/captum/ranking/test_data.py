@@ -219,6 +219,9 @@ def test_arrays_are_checked(space: ImageSpace) -> None:
         ArrayImages(np.zeros((2, 16, 16, 3)), None, SHAPE, space)
     with pytest.raises(ValueError, match="labels must have shape"):
         ArrayImages(np.zeros((2, 16, 16, 3), dtype=np.uint8), [1], SHAPE, space)
+    for labels in ([0.0, 1.0], ["0", "1"], [True, False]):
+        with pytest.raises(TypeError, match="labels must be integers, got"):
+            ArrayImages(np.zeros((2, 16, 16, 3), dtype=np.uint8), labels, SHAPE, space)
 
 
 def test_any_dataset() -> None:
@@ -394,6 +397,13 @@ def test_what_decoders_raise(error: Exception) -> None:
 
     with pytest.raises(UnreadableImageError, match="item 2: no"):
         DatasetImages(Damaged(set()), SHAPE)[2]
+
+
+def test_a_nan_is_damage() -> None:
+    images = torch.zeros(3, *SHAPE)
+    images[1, 0, 0, :2] = float("nan")
+    with pytest.raises(UnreadableImageError, match="item 1: 2 NaN or infinite values"):
+        DatasetImages(images, SHAPE)[1]
 
 
 def test_paths_counts_and_indices(folder: Path, space: ImageSpace, source: ArrayImages) -> None:

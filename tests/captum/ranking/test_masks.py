@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,6 +40,11 @@ def test_the_published_cells_overlap_and_can_be_chosen() -> None:
     masks = torch.rand(1, 2, 81)
     nearest = F.interpolate(masks.view(1, 2, 9, 9), size=(224, 224), mode="nearest")
     assert torch.equal(masks_to_pixels(masks, 9, (224, 224), 0.0)[:, :, 0], nearest)
+
+
+def test_cells_may_be_counted_by_numpy() -> None:
+    maps = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(pool_to_grid(maps, np.int64(4)), pool_to_grid(maps, 4))
 
 
 def test_smoothing_is_the_seven_tap_gaussian_with_reflection() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from usu_captum import IMAGENET, ImageSpace
 from usu_captum.ranking import (
     ClassifierEncoder,
     HeadConditioning,
@@ -23,6 +24,8 @@ from usu_captum.ranking import (
     build_network,
     default_stages,
     head_rows,
+    load_network,
+    save_network,
 )
 from usu_captum.ranking._classifier_features import sum_to_map
 from usu_captum.ranking._decoder import level_sizes
@@ -255,6 +258,56 @@ def test_a_layer_that_is_not_run(classifier: Any, images: Tensor) -> None:
         ClassifierEncoder(classifier, ["spare"])(images)
 
 
+class Reusing(nn.Module):
+    """One pooling for two sizes, as many a tutorial's network has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 5), nn.Conv2d(4, 8, 5)
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(8 * 5 * 5, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.pool(self.conv1(images).relu())
+        result: Tensor = self.head(self.pool(self.conv2(maps).relu()).flatten(1))
+        return result
+
+
+def test_a_layer_that_runs_again_has_no_stage() -> None:
+    net, images = Reusing().eval(), torch.rand(2, 3, 32, 32)
+    layers = default_stages(net, images)
+    assert layers == ("conv1", "conv2")
+    sizes = [stage.shape[2] for stage in ClassifierEncoder(net, layers)(images)]
+    assert sizes == [28, 10]
+    with pytest.raises(ValueError, match="layers must run once, got 'pool'"):
+        ClassifierEncoder(net, ["pool"])(images)
+    assert not net.pool._forward_hooks
+
+
+class Attending(nn.Module):
+    """Cells that attend to each other, by a layer of its own, in front of the last map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.Conv2d(3, 8, 8, stride=8)
+        self.attend = nn.Softmax(-1)
+        self.mixed = nn.Identity()
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        cells = self.cells(images)
+        tokens = self.norm(cells.flatten(2).transpose(1, 2))
+        shares = self.attend((tokens @ tokens.transpose(1, 2))[:, None])[:, 0]
+        mixed = self.mixed((shares @ tokens).transpose(1, 2).unflatten(2, cells.shape[2:]))
+        result: Tensor = self.head(mixed.mean((2, 3)))
+        return result
+
+
+def test_attention_has_no_stage() -> None:
+    torch.manual_seed(0)
+    assert default_stages(Attending().eval(), torch.rand(1, 3, 40, 40)) == ("mixed",)
+
+
 def test_transformer_blocks_become_maps() -> None:
     vit = timm.create_model("test_vit", num_classes=5).eval()
     images = torch.rand(1, 3, 160, 160)
@@ -277,6 +330,32 @@ def test_timm_encoders(name: str, trainable: bool) -> None:
     encoder = list(network.encoder.parameters())
     assert any(p.grad is not None for p in encoder) == trainable
     assert network.encoder.model.training == trainable
+
+
+def test_a_timm_encoder_sees_its_own_space(tmp_path: Path) -> None:
+    raw = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    config = NetworkConfig(
+        5, (3, 64, 64), encoder="timm:test_resnet", conditioning="embedding", trainable=True,
+        width=8, middle=8, head=4, space=IMAGENET,
+    )  # fmt: skip
+    network = build_network(config).eval()
+    own = network.encoder.model.pretrained_cfg
+    expected = ImageSpace(own["mean"], own["std"]).from_raw(raw)
+    plain = network.encoder.model.forward_features(expected)
+    torch.testing.assert_close(network.encoder(IMAGENET.from_raw(raw))[-1], plain)
+    assert not torch.allclose(network.encoder(expected)[-1], plain, atol=1e-3)
+    # The checkpoint knows the space.
+    save_network(tmp_path / "n.safetensors", network, {})
+    loaded = load_network(tmp_path / "n.safetensors")
+    assert loaded.config == network.config
+    torch.testing.assert_close(loaded.encoder(IMAGENET.from_raw(raw))[-1], plain)
+
+
+def test_a_timm_encoder_of_other_channels_has_the_mean_of_its_space() -> None:
+    encoder = TimmEncoder("test_resnet", input_shape=(1, 64, 64), space=ImageSpace((0.5,)))
+    mean = encoder.model.pretrained_cfg["mean"]
+    assert encoder.own_space.mean == pytest.approx((sum(mean) / 3,))
+    assert encoder(torch.rand(1, 1, 64, 64))[-1].isfinite().all()
 
 
 def test_timm_weights_come_from_a_file(tmp_path: Path) -> None:
@@ -488,6 +567,16 @@ def test_a_compiled_classifier_is_read_behind_the_compiler(
     assert torch.equal(own, found)
     encoder = ClassifierEncoder(compiled, default_stages(compiled, images))
     assert torch.equal(encoder(images)[-1], classifier.second(classifier.first(images)))
+
+
+def test_a_parallel_classifier_is_read_behind_its_copies(
+    classifier: Any, config: NetworkConfig, tmp_path: Path
+) -> None:
+    network = build_network(config, nn.DataParallel(classifier))
+    assert network.config.layers == ("first", "second")
+    save_network(tmp_path / "n.safetensors", network, {})
+    for given in (classifier, nn.DataParallel(classifier)):
+        assert load_network(tmp_path / "n.safetensors", given).config == network.config
 
 
 def test_half_precision_keeps_the_order(

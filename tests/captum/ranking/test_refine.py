@@ -292,6 +292,8 @@ def test_adam_is_adam() -> None:
         ({"target": None}, TypeError, r"target must be a class.*Try target=model\(images\)"),
         ({"target": 1.5}, TypeError, "target must be a class"),
         ({"target": torch.tensor([1.0])}, TypeError, "target must hold integers"),
+        ({"target": ["a", "b"]}, TypeError, "target must hold integers in rows of one length"),
+        ({"target": [[0, 1], [1]]}, TypeError, "target must hold integers in rows of one length"),
         ({"target": [0, 1, 2]}, ValueError, "one row for each of 2 images"),
         ({"target": 7}, ValueError, r"targets must lie in \[0, 2\], got values from 7 to 7"),
     ],
@@ -322,6 +324,26 @@ def test_a_shared_scale_lets_large_gradients_go_further() -> None:
     assert weights[0, 0] == pytest.approx(-2 * 0.3 / (25 / 3) ** 0.5, rel=1e-4)
     with pytest.raises(ValueError, match="scale must be"):
         Adam([weights], 0.1, scale="row")
+
+
+def test_elements_of_a_row_are_all_there_is_to_share() -> None:
+    for start in (torch.zeros(3), torch.zeros(())):
+        shared, plain = start.clone(), start.clone()
+        gradient = torch.full_like(start, 0.3)
+        Adam([shared], 0.1, scale="example").step([gradient])
+        Adam([plain], 0.1).step([gradient])
+        assert torch.equal(shared, plain)
+
+
+def test_the_callers_autocast_keeps_no_old_weights() -> None:
+    """Autocast copies a weight once for all passes inside it; a step makes the copy old."""
+    layer = nn.Conv2d(1, 1, 3, padding=1)
+    x = torch.rand(1, 1, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = layer(x).detach().clone()
+        Adam([layer.weight], 0.5).step([torch.ones_like(layer.weight)])
+        with torch.no_grad():
+            assert not torch.equal(layer(x), before)
 
 
 def test_a_shared_scale_finds_the_one_pixel_that_decides() -> None:

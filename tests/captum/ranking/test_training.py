@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from usu_captum import ImageSpace
 from usu_captum.ranking import (
     ArrayImages,
     DatasetImages,
@@ -28,6 +29,7 @@ from usu_captum.ranking import (
     RankingNetwork,
     RankingObjective,
     RankTransport,
+    Sample,
     TrainingConfig,
     build_network,
     load_network,
@@ -421,7 +423,11 @@ def test_another_class_count(train: Callable[..., Any], classifier: Any) -> None
 
 
 def test_a_nan_in_the_first_step(train: Callable[..., Any], images: Tensor) -> None:
-    data = DatasetImages(images * torch.nan, (3, 16, 16))
+    class Unchecked(DatasetImages):
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(images[index] * torch.nan, -1)
+
+    data = Unchecked(images, (3, 16, 16))
     with pytest.raises(FloatingPointError, match=r"not finite at step 1\. The last .* Try a lower"):
         train(data=data, held_out=None)
 
@@ -472,6 +478,13 @@ def test_unreadable_images_are_reported(
             progress=False,
         )  # fmt: skip
     readable = PartOfImages(data, [0, 1, 2, 3])
+    # Item 5 of the one is not item 5 of the other.
+    judged = replace(settings, evaluate_every=6)
+    with pytest.warns(UserWarning, match="2 of 16 images could not be read: held_out: item 5: tr"):
+        result = train_explainer(
+            classifier, network, data, judged, tmp_path / "d", held_out=data, progress=False
+        )
+    assert result.unreadable == ("held_out: item 5: truncated", "item 5: truncated")
     with pytest.raises(ValueError, match="item 5"):
         train_explainer(
             classifier, network, readable, replace(settings, strict=True), tmp_path / "c",
@@ -643,6 +656,55 @@ def test_another_precision_of_accelerate(train: Callable[..., Any]) -> None:
             train()
     finally:
         AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_accelerate_is_as_it_was(train: Callable[..., Any], fails: bool) -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState, is_initialized
+
+    settings = replace(QUICK, steps=1, evaluate_every=0)
+    AcceleratorState._reset_state(True)
+    if fails:
+        with pytest.raises(ValueError, match="gradient"):
+            train(settings=settings, classifier=lambda images: torch.zeros(len(images), 4))
+    else:
+        train(settings=settings)
+    assert not is_initialized()
+    assert not PartialState._shared_state
+    try:
+        # One that was there stays.
+        mine = Accelerator(mixed_precision="no", cpu=True)
+        train("again", settings=settings)
+        assert AcceleratorState().mixed_precision == mine.mixed_precision
+        assert is_initialized()
+    finally:
+        AcceleratorState._reset_state(True)
+
+
+def test_the_callers_autocast_keeps_no_old_weights(
+    train: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Held-out images are judged by the weights as they are, also where autocast caches them."""
+    settings = replace(QUICK, steps=3, learning_rate=0.05, evaluate_every=1)
+    found = []
+    for cached in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
+            train(str(cached), settings)
+        found.append([row["held_out_deletion"] for row in rows(tmp_path / str(cached))])
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 4
+
+
+def test_a_space_of_another_network(train: Callable[..., Any], classifier: Any) -> None:
+    network = build_network(
+        NetworkConfig(
+            4, (3, 64, 64), encoder="timm:test_resnet", conditioning="embedding", width=8, middle=8,
+            head=4, space=ImageSpace((0.1,), (0.2,)),
+        )
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"space must be the network's, .*got ImageSpace"):
+        train(network=network)
 
 
 def test_encoders_may_have_weights_without_a_gradient() -> None:
