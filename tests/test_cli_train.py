@@ -239,6 +239,21 @@ def test_a_model_with_one_output(
     assert "error: one_output:net has one output" in capsys.readouterr().err
 
 
+def test_an_encoder_is_told_where_images_live(work: Path) -> None:
+    train(
+        work, "--steps", "1", "--mean", "0.1", "0.2", "0.3", "--encoder", "timm:test_resnet",
+        "--encoder-weights", work / "w.safetensors",
+    )  # fmt: skip
+    facts = json.loads((work / "out" / "explainer.json").read_text())
+    assert facts["network"]["space"] == facts["space"]
+    assert facts["space"]["mean"] == [0.1, 0.2, 0.3]
+    path = work / "out" / "explainer.safetensors"
+    classifier = timm.create_model("test_resnet", num_classes=5).eval()
+    classifier.load_state_dict(load_file(work / "w.safetensors"))
+    network = load_network(path, classifier, encoder_weights=work / "w.safetensors")
+    assert network.encoder.space.mean == (0.1, 0.2, 0.3)
+
+
 def test_an_encoder_that_cannot_be_fetched(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,10 +33,10 @@ def check_number(name: str, value: object) -> None:
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raise unless ``value`` is a number of at least 0."""
+    """Raise unless ``value`` is a finite number of at least 0."""
     check_number(name, value)
-    if not value >= 0:
-        raise ValueError(f"{name} must be at least 0, got {value}.")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value}.")
 
 
 def check_share(name: str, value: float) -> None:
@@ -129,8 +129,13 @@ def check_unit_interval(name: str, value: Tensor, known: tuple[float, float] | N
 
 def check_size(name: str, value: Sequence[int]) -> tuple[int, ...]:
     """Return ``value`` as a tuple of positive integers of length 1, 2 or 3."""
-    # Unlike int(), index() refuses fractions, and makes a compiler specialise on the size.
-    size = tuple(operator.index(v) for v in value)
+    try:
+        # Unlike int(), index() refuses fractions, and makes a compiler specialise on the size.
+        size = tuple(operator.index(v) for v in value)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be a tuple of integers, got {value!r}. Try {name}=(8, 8)."
+        ) from error
     if not 1 <= len(size) <= 3:
         raise ValueError(f"{name} must have 1, 2 or 3 dimensions, got {size}.")
     if min(size) < 1:

@@ -2,13 +2,11 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from math import prod
 
-import torch
 from torch import Tensor
 
 from usu_core._cells import CellGrid
-from usu_core._checks import check_choice, check_temperature
+from usu_core._checks import check_choice, check_temperature, check_unit_interval
 from usu_core._operands import prepare
 from usu_core._potentials import LogPotential, check_potential
 from usu_core._redistribution import CONVENTIONS, IMPORTANCES, NEGATIVES, PRIORS, iwmr, usu
@@ -64,6 +62,7 @@ class _Guided(Upsampler):
         score_map: Tensor | None,
     ) -> ScoreMap | None:
         if score_map is not None:
+            check_unit_interval("score_map", score_map)
             return ScoreMap(score_map, (), 0)
         if image is None or score is None:
             missing = "image" if image is None else "score"
@@ -231,11 +230,9 @@ class ScoreMapOnly(_Guided):
         cells, scores, grid = prepare(cells, scores, grid, self.convention)
         sizes = grid.sizes(cells.device)
         mass = cells if self.convention == "total" else cells * sizes
-        ones = (1,) * len(grid.pixels)
-        total = mass.flatten(1).sum(1).view(-1, *ones)
-        sum_of_scores = scores.flatten(1).sum(1).view(-1, *ones)
-        even = torch.full_like(scores, 1.0 / prod(grid.pixels))
-        share = (scores / sum_of_scores.where(sum_of_scores > 0, 1.0)).where(
-            sum_of_scores > 0, even
-        )
-        return total * share
+        inside = grid.expand(scores.new_ones(grid.cells)).flatten()
+        weight = scores.flatten(1) * inside
+        weight = weight.where(weight.any(1, keepdim=True), inside)  # All scores 0: spread evenly.
+        total = weight.sum(1, keepdim=True)
+        share = weight / total.where(total > 0, 1.0)
+        return (mass.flatten(1).sum(1, keepdim=True) * share).view_as(scores)

@@ -73,7 +73,7 @@ def interpolate(cells: Tensor, size: Sequence[int], mode: str = "bilinear") -> T
     if mode == "lanczos":
         result = cells
         for d, (n, m) in enumerate(zip(grid.cells, fine, strict=True)):
-            weights = _lanczos_weights(n, m).to(cells)
+            weights = _lanczos_weights(n, m).to(cells.dtype).to(cells.device)
             with exact(cells):
                 result = (result.movedim(d + 2, -1) @ weights.T).movedim(-1, d + 2)
         return result

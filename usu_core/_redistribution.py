@@ -58,7 +58,7 @@ def usu(
 
     Returns:
         Density or mass, float64 for float64 input and float32 otherwise (half precision could not
-        hold the conserved sums). Per-cell mass is kept to 5e-7 relative in float32 and 1e-13 in
+        hold the conserved sums). Per-cell mass is kept to 2e-6 relative in float32 and 1e-13 in
         float64. Pixels outside every cell get 0, as do pixels of zero cells.
 
     Raises:
@@ -217,19 +217,18 @@ def _allocate(
         total = grid.sum(weight).clamp(min=torch.finfo(weight.dtype).tiny)
         weight = weight / grid.expand(total).where(inside, 1.0)
         return weight * grid.expand(cells if is_total else cells * grid.sizes(cells.device))
-    weight, within, uniform = grid.split(energy, -torch.inf), grid.within, grid.is_uniform
-    peak = weight.amax(within, keepdim=True)
+    weight, uniform = grid.split(energy, -torch.inf), grid.is_uniform
+    peak = weight.amax(grid.within, keepdim=True)
     if not uniform:  # A cell may lie outside the image, and have no peak.
         peak = peak.clamp(min=torch.finfo(weight.dtype).min)
     if torch.is_grad_enabled() and (cells.requires_grad or scores.requires_grad):
         weight = ((weight - peak) / temperature).exp()
     else:  # Nothing will ask for the intermediate values, so one buffer serves for all of them.
         weight = (weight - peak).div_(temperature).exp_()
-    blocks = [n for c in grid.cells for n in (c, 1)]
-    if uniform and not is_total:
-        share = cells.view(len(cells), *blocks) / weight.mean(within, keepdim=True)
-    else:
-        factor = cells if is_total else cells * grid.sizes(cells.device)
-        total = weight.sum(within, keepdim=True).clamp(min=1.0)
-        share = factor.view(len(cells), *blocks) / total
+    is_mean = uniform and not is_total
+    total = weight
+    for axis in reversed(grid.within):  # In one go, a high weight would round many low ones away.
+        total = (torch.mean if is_mean else torch.sum)(total, axis, keepdim=True)
+    factor = cells if is_mean or is_total else cells * grid.sizes(cells.device)
+    share = factor.view_as(total) / (total if is_mean else total.clamp(min=1.0))
     return grid.join(weight * share if weight.requires_grad else weight.mul_(share))

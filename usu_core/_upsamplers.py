@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from usu_core._cells import CellGrid
-from usu_core._checks import check_choice, check_float_tensor
+from usu_core._checks import check_choice, check_float_tensor, check_size, check_tensor
 from usu_core._interpolation import MODES, interpolate
 from usu_core._precision import widest
 from usu_core._refinement import ScoreMap
@@ -188,9 +188,11 @@ def _pixels(
             f"{tuple(cells.shape)}."
         )
     given = {
-        "image": None if image is None else tuple(image.shape[2:]),
-        "score_map": None if score_map is None else tuple(score_map.shape[1:]),
-        "size": None if size is None else tuple(size),
+        "image": None if image is None else tuple(check_tensor("image", image).shape[2:]),
+        "score_map": None
+        if score_map is None
+        else tuple(check_float_tensor("score_map", score_map).shape[1:]),
+        "size": None if size is None else check_size("size", size),
     }
     shapes = {name: shape for name, shape in given.items() if shape is not None}
     if not shapes:

@@ -13,7 +13,7 @@ from usu_core._devices import device_of
 from usu_gradcam._arrays import as_array
 from usu_gradcam._guard import evaluating, release, untouched
 from usu_gradcam._maps import upsample
-from usu_gradcam._model import Evaluated, ScoredModel, adapt, detached
+from usu_gradcam._model import Evaluated, adapt, detached
 from usu_gradcam._options import Options, Scaling
 from usu_gradcam._reshape import reshape_transform_for
 from usu_gradcam._targets import check_targets, predicted_targets
@@ -79,11 +79,6 @@ class DeepFeatureFactorization(library.DeepFeatureFactorization):
         """
         check_targets(targets, input_tensor)
         with untouched(self.model):
-            # numpy has no half precision that the library could read.
-            plain = not isinstance(self.model, ScoredModel)
-            if self.redistribution.upsampler is None and plain:
-                result: Result = super().__call__(input_tensor, n_components)
-                return result
             return factorize(
                 self, self.redistribution, input_tensor, n_components, targets, self._score_fn
             )

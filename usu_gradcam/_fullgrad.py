@@ -9,6 +9,7 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch import Tensor
 
 from usu_gradcam._arrays import Array, as_array
+from usu_gradcam._recording import records
 
 
 def coarse_maps(cam: Any, images: Tensor) -> list[Array]:
@@ -18,18 +19,19 @@ def coarse_maps(cam: Any, images: Tensor) -> list[Array]:
     the way; resizing their sum instead gives the same with a few hundredth of the work.
 
     Raises:
-        ValueError: If a layer with biases took no part in the forward and backward pass.
+        ValueError: If a layer with biases took no part in the forward and backward pass, or more
+            than one.
     """
-    gradients = cam.activations_and_grads.gradients
-    if images.grad is None or len(cam.bias_data) != len(gradients):
+    gradients, count = records(cam), len(cam.activations_and_grads.gradients)
+    if images.grad is None or count != len(gradients) or any(g is None for _, g in gradients):
         raise ValueError(
-            f"model must use every convolution and batch norm with a bias once, got "
-            f"{len(gradients)} gradients for {len(cam.bias_data)} layers. Try GradCAM."
+            f"model must use every convolution and batch norm with a bias once, got {count} "
+            f"gradients for {len(gradients)} layers. Try GradCAM."
         )
     term = np.abs(as_array(images.grad) * as_array(images))
     size = cam.get_target_width_height(images)
     maps = [scale_accross_batch_and_channels(term, size)]
-    for bias, gradient in zip(cam.bias_data, gradients, strict=True):
+    for bias, (_, gradient) in zip(cam.bias_data, gradients, strict=True):
         channels = np.abs(bias[None, :, None, None] * as_array(gradient))
         flat = channels.reshape(-1, *channels.shape[2:])
         unit = scale_cam_image(flat).reshape(channels.shape)

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
 from pytorch_grad_cam.base_cam import BaseCAM
-from torch import Tensor, nn
+from torch import nn
 
 from usu_core._modes import evaluation_mode
 
@@ -26,22 +26,14 @@ def evaluating(model: nn.Module) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def untouched(
-    model: nn.Module, layers: Iterable[nn.Module] = (), images: Tensor | None = None
-) -> Iterator[None]:
+def untouched(model: nn.Module, layers: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Evaluate a model, and restore modes, gradients, layers and their hooks on any exit.
 
-    The library clears and fills the gradients of all parameters, and fills those of images that
-    have one. AblationCAM puts its own layer in the place of the target and, after an error, would
-    leave it there together with a hook.
+    The library clears and fills the gradients of all parameters. AblationCAM puts its own layer in
+    the place of the target and, after an error, would leave it there together with a hook.
     """
     layers = list(layers)
-    filled: list[Tensor] = list(model.parameters())
-    if images is not None and images.is_leaf:
-        filled.append(images)
-    gradients = [(value, value.grad) for value in filled]
-    if images is not None and images.is_leaf and images.grad is not None:
-        images.grad = None  # FullGrad reads what it adds.
+    gradients = [(value, value.grad) for value in model.parameters()]
     wanted = {id(layer) for layer in layers}
     parents = [
         (parent, name, layer)

@@ -17,6 +17,7 @@ from usu_gradcam._context import collected, collecting, shared_scores, suspended
 from usu_gradcam._guard import evaluating, muted
 from usu_gradcam._model import adapt
 from usu_gradcam._options import Options
+from usu_gradcam._recording import records
 from usu_gradcam._reshape import TokenReshape
 from usu_gradcam._targets import TargetScore, predicted_targets
 
@@ -70,9 +71,13 @@ def forward_augmentation_smoothing(
 
     Redistribution is linear in the coarse map where its weights are the same, so this equals the
     mean of one redistribution per augmentation, for one scoring instead of six.
+
+    Raises:
+        ValueError: If an augmentation changes the size of the map, or flips it about another place
+            than the box's middle.
     """
-    # A leaf of its own: the caller's gradient is not to be filled through the augmentations.
-    images = images.detach().to(cam.device).requires_grad_(images.requires_grad)
+    options.check_smoothing(cam.tta_transforms, images.shape[2:])
+    images = images.to(cam.device)
     if targets is None:
         targets = _predict(cam, images)
     sums: list[Array] = []
@@ -176,21 +181,16 @@ def _coarse_maps(
     cam: Any, images: Tensor, targets: Sequence[Any], eigen_smooth: bool, covers_image: bool
 ) -> list[Array]:
     """Return the raw signed map (B, 1, *cells) of each layer."""
-    recorded = cam.activations_and_grads
-    activations, gradients = list(recorded.activations), list(recorded.gradients)
-    if getattr(cam, "detach", True):  # 1.5.4 always detaches
-        activations = [as_array(one) for one in activations]
-        gradients = [as_array(one) for one in gradients]
     maps = []
-    for i, layer in enumerate(cam.target_layers):
-        layer_activations = activations[i] if i < len(activations) else None
-        layer_gradients = gradients[i] if i < len(gradients) else None
-        _check_recorded(cam, i, layer_activations, layer_gradients, images.dim())
-        if covers_image and cam.reshape_transform is None and layer_activations is not None:
-            _check_channels_first(cam, i, layer_activations.shape, images.shape)
-        one = cam.get_cam_image(
-            images, layer, targets, layer_activations, layer_gradients, eigen_smooth
-        )
+    for i, (activations, gradients) in enumerate(records(cam)):
+        _check_recorded(cam, i, activations, gradients, images.dim())
+        if covers_image and cam.reshape_transform is None:
+            _check_channels_first(cam, i, activations.shape, images.shape)
+        if getattr(cam, "detach", True):  # 1.5.4 always detaches
+            activations = as_array(activations)
+            gradients = None if gradients is None else as_array(gradients)
+        layer = cam.target_layers[i]
+        one = cam.get_cam_image(images, layer, targets, activations, gradients, eigen_smooth)
         maps.append(np.asarray(one)[:, None])
     return maps
 

@@ -1,7 +1,6 @@
 """Methods on top of a CAM class: FinerCAM, RefineCAM and SESS, each from what is installed."""
 
 import inspect
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -14,13 +13,13 @@ from torch import Tensor, nn
 
 from usu_core import AnyUpsampler
 from usu_gradcam._arrays import Array
-from usu_gradcam._calls import drop_graph
+from usu_gradcam._calls import guarded
 from usu_gradcam._construction import check_layers
 from usu_gradcam._context import sharing_scores
-from usu_gradcam._guard import release, untouched
+from usu_gradcam._guard import release
 from usu_gradcam._options import Options, Scaling
 from usu_gradcam._redistributing import merged_signature, redistributing
-from usu_gradcam._targets import check_targets, explain_failure
+from usu_gradcam._targets import check_targets
 
 META_METHODS = ("FinerCAM", "RefineCAM", "SESS")
 
@@ -50,7 +49,6 @@ class RedistributedMeta:
     """
 
     _upsampler: str = "usu"
-    _keeps_mass = False
 
     def __init__(
         self,
@@ -67,11 +65,7 @@ class RedistributedMeta:
     ) -> None:
         chosen = self._upsampler if upsampler == "default" else upsampler
         self.redistribution = Options.make(chosen, scaling, raw, box)
-        if raw and not self._keeps_mass:
-            raise ValueError(
-                f"raw must be False for {type(self).__name__}, which joins maps that are scaled to "
-                "[0, 1] before: no mass is left to return. Try raw=True on the base method."
-            )
+        _check_raw(self, self.redistribution)
         if base_method is None:
             theirs: Any = super().__init__
             base_method = inspect.signature(theirs).parameters["base_method"].default
@@ -89,13 +83,6 @@ class RedistributedMeta:
             base = partial(base_method, **options)
         super().__init__(model, target_layers, reshape_transform, base, *args, **kwargs)  # type: ignore[call-arg]
 
-    @property
-    def _cams(self) -> list[Any]:
-        own: Any = self
-        return (
-            list(own.base_cam_per_layer) if hasattr(own, "base_cam_per_layer") else [own.base_cam]
-        )
-
     def forward(
         self, input_tensor: Tensor, targets: Any = None, *args: Any, **kwargs: Any
     ) -> Array:
@@ -105,34 +92,13 @@ class RedistributedMeta:
             TypeError: If targets are not callables.
             ValueError: If targets do not match the images or the model's output.
         """
-        check_targets(targets, input_tensor)
         theirs: Any = super()
-        inner = [getattr(cam, "base_cam", cam) for cam in self._cams]
-        model = inner[0].model
-        layers = [layer for cam in inner for layer in getattr(cam, "target_layers", ())]
-        # Moved once: every layer's CAM would make a copy of its own, and score it.
-        images = input_tensor.to(inner[0].device)
-        sharing = sharing_scores() if hasattr(self, "base_cam_per_layer") else nullcontext()
-        last: deque[Any] = deque(maxlen=1)
-        with untouched(model, layers, images), sharing:
-            handle = model.register_forward_hook(lambda module, given, out: last.append(out))
-            try:
-                result: Array = theirs.forward(images, targets, *args, **kwargs)
-            except (LookupError, AttributeError, TypeError, RuntimeError) as error:
-                outputs = last[0] if last else None
-                clearer = explain_failure(error, targets, outputs, len(images))
-                if clearer is None:
-                    raise
-                raise clearer from error
-            finally:
-                handle.remove()
-                for cam in inner:
-                    if hasattr(cam, "activations_and_grads"):
-                        drop_graph(cam)
-        if self.redistribution.follows_library or self._keeps_mass:
+
+        def run(images: Tensor) -> Array:
+            result: Array = theirs.forward(images, targets, *args, **kwargs)
             return result
-        # What the library ends with is a min-max, which a single peak would dominate.
-        return self.redistribution.scale(np.asarray(result, np.float32))
+
+        return explain(self, self.redistribution, run, input_tensor, targets)
 
     def __enter__(self) -> Any:
         return self
@@ -148,11 +114,53 @@ class RedistributedMeta:
         """Remove all hooks from the model."""
         if not (hasattr(self, "base_cam") or hasattr(self, "base_cam_per_layer")):
             return  # A constructor that raised leaves nothing to release.
-        for cam in self._cams:
+        for cam in _base_cams(self):
             if hasattr(cam, "activations_and_grads"):
                 release(cam.activations_and_grads)
             elif hasattr(cam, "release"):
                 cam.release()
+
+
+def _check_raw(method: Any, options: Options) -> None:
+    if options.raw and not _keeps_mass(method):
+        raise ValueError(
+            f"raw must be False for {type(method).__name__}, which joins maps that are scaled to "
+            "[0, 1] before: no mass is left to return. Try raw=True on the base method."
+        )
+
+
+def explain(
+    method: Any,
+    options: Options,
+    library: Callable[[Tensor], Array],
+    images: Tensor,
+    targets: Sequence[Any] | None,
+) -> Array:
+    """Run a meta-method's ``forward``, and scale its maps as the options say.
+
+    Raises:
+        TypeError: If targets are not callables.
+        ValueError: If targets do not match the images or the model's output, or raw maps are asked
+            for where there are none.
+    """
+    _check_raw(method, options)
+    check_targets(targets, images)
+    cams = [getattr(cam, "base_cam", cam) for cam in _base_cams(method)]
+    with sharing_scores() if hasattr(method, "base_cam_per_layer") else nullcontext():
+        result = guarded(cams, library, images, targets)
+    if options.follows_library or _keeps_mass(method):
+        return result
+    # What the library ends with is a min-max, which a single peak would dominate.
+    return options.scale(np.asarray(result, np.float32))
+
+
+def _keeps_mass(method: Any) -> bool:
+    return isinstance(method, getattr(pytorch_grad_cam, "FinerCAM", ()))
+
+
+def _base_cams(method: Any) -> list[Any]:
+    several = getattr(method, "base_cam_per_layer", None)
+    return [method.base_cam] if several is None else list(several)
 
 
 def meta_methods() -> dict[str, Any]:
@@ -166,7 +174,6 @@ def meta_methods() -> dict[str, Any]:
             "__doc__": f"pytorch-grad-cam's ``{name}``.\n\n{RedistributedMeta.__doc__}",
             "__module__": "usu_gradcam",
             "_upsampler": "usu-fast" if name == "SESS" else "usu",
-            "_keeps_mass": name == "FinerCAM",
         }
         ours: Any = type(name, (RedistributedMeta, theirs), body)
         ours.__signature__ = merged_signature(

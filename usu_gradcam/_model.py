@@ -37,14 +37,14 @@ class ScoredModel(nn.Module):
         half = _half(self.wrapped)
         images = images if half is None else images.to(half)
         if self._score_fn is None:
-            return _widen(self.wrapped(images))
+            return widen(self.wrapped(images))
         scores = self._score_fn(images)
         if not isinstance(scores, Tensor) or scores.numel() != len(images):
             got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ValueError(
                 f"score_fn must return one number per image, got {got} for {len(images)} images."
             )
-        return _widen(scores.reshape(len(images)))
+        return widen(scores.reshape(len(images)))
 
 
 class Evaluated:
@@ -93,5 +93,11 @@ def _half(model: nn.Module) -> torch.dtype | None:
     return dtype if dtype in _HALVES else None
 
 
-def _widen(outputs: Any) -> Any:
-    return outputs.float() if isinstance(outputs, Tensor) and outputs.dtype in _HALVES else outputs
+def is_half(value: Any) -> bool:
+    """Whether a value is a tensor in half precision."""
+    return isinstance(value, Tensor) and value.dtype in _HALVES
+
+
+def widen(outputs: Any) -> Any:
+    """Return outputs in single precision if they are in half of it."""
+    return outputs.float() if is_half(outputs) else outputs

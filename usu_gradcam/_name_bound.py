@@ -71,7 +71,7 @@ def _redistribute(frame: Frame, maps: Array) -> Array:
     cam, options = frame.cam, frame.options
     targets = frame.targets
     with suspended():
-        images = frame.image.to(cam.device)
+        images = frame.image
         if targets is None:
             targets = predicted_targets(cam.outputs)
         cells = maps if options.raw else np.maximum(maps, 0)

@@ -1,9 +1,9 @@
 """What the user may choose, checked once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isfinite
+from math import isclose, isfinite
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,26 @@ class Options:
     def grid(self, cells: Sequence[int], pixels: Sequence[int]) -> CellGrid | None:
         """Return the grid of the content box, ``None`` without a box."""
         return None if self.box is None else CellGrid.box(cells, pixels, self.box)
+
+    def check_smoothing(self, transforms: Iterable[Any], pixels: Sequence[int]) -> None:
+        """Raise ``ValueError`` if a transform moves cells where the box is not in the middle.
+
+        A model pads on the same side whether its image is flipped or not, so that flipping the
+        coarse map back would put cells of padding on the image.
+        """
+        if self.box is None or len(self.box) != 2 * len(pixels):  # The grid says what is wrong.
+            return
+        ends = zip(self.box, self.box[len(pixels) :], pixels, strict=False)
+        uneven = [i for i, (low, high, size) in enumerate(ends) if not isclose(low + high, size)]
+        for axis in uneven:
+            shape = [-1 if i == axis else 1 for i in range(len(pixels))]
+            place = torch.arange(float(pixels[axis])).view(1, 1, *shape).expand(1, 1, *pixels)
+            if any(not torch.equal(one.deaugment_mask(place), place) for one in transforms):
+                raise ValueError(
+                    "aug_smooth must be False for a box that is off the middle of an axis that "
+                    f"tta_transforms flip, got box={self.box} for {tuple(pixels)} pixels. Try "
+                    "aug_smooth=False, or transforms that leave that axis alone."
+                )
 
     def scale(self, maps: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Bring maps (B, *pixels) into [0, 1], float32."""

@@ -14,7 +14,7 @@ from usu_gradcam._arrays import Array
 from usu_gradcam._calls import guarded
 from usu_gradcam._construction import Construction
 from usu_gradcam._guard import evaluating, release
-from usu_gradcam._model import Evaluated, ScoredModel, adapt
+from usu_gradcam._model import Evaluated, adapt, is_half
 from usu_gradcam._options import Options, Scaling
 from usu_gradcam._reshape import TokenReshape, reshape_transform_for
 from usu_gradcam._targets import check_targets
@@ -96,7 +96,8 @@ class Redistributed(BaseCAM):
         Args:
             input_tensor: (B, C, H, W), or (B, C, D, H, W) for models of volumes.
             targets: One callable per image, or ``None`` for each image's highest class.
-            aug_smooth: Average the coarse maps of six flipped and brightened copies.
+            aug_smooth: Average the coarse maps of six flipped and brightened copies; not for a
+                ``box`` that is off the middle of the image from left to right.
             eigen_smooth: As in the library.
 
         Returns:
@@ -128,14 +129,18 @@ class Redistributed(BaseCAM):
             # A model of any size lays its tokens out by the image: 14 x 14 are 7 x 28, too.
             model = getattr(self.model, "wrapped", self.model)
             self._lay_out(reshape_transform_for(model, input_tensor))
-        return guarded(self, super().forward, input_tensor, targets, eigen_smooth)
+        library = super().forward
+        return guarded(
+            [self], lambda own: library(own, targets, eigen_smooth), input_tensor, targets
+        )
 
     def compute_cam_per_layer(
         self, input_tensor: Tensor, targets: list[Any], eigen_smooth: bool
     ) -> list[Array]:
         """Return one fine map (B, 1, *pixels) per layer."""
-        plain = self.redistribution.upsampler is None and not isinstance(self.model, ScoredModel)
-        if plain or self._has_own_way:
+        # The library makes arrays of what it has recorded, and there are none of half precision.
+        half = any(is_half(one) for one in self.activations_and_grads.activations)
+        if self._has_own_way or (self.redistribution.upsampler is None and not half):
             result: list[Array] = super().compute_cam_per_layer(input_tensor, targets, eigen_smooth)
             return result
         with evaluating(self.model):  # a meta-method of the library may call this directly
@@ -154,8 +159,9 @@ class Redistributed(BaseCAM):
     ) -> Array:
         """Explain a batch of images with augmentation; see :meth:`__call__`."""
         if self.redistribution.follows_library:
-            own = input_tensor.detach().requires_grad_(input_tensor.requires_grad)
-            result: Array = super().forward_augmentation_smoothing(own, targets, eigen_smooth)
+            result: Array = super().forward_augmentation_smoothing(
+                input_tensor, targets, eigen_smooth
+            )
             return result
         return _maps.forward_augmentation_smoothing(
             self, self.redistribution, input_tensor, targets, eigen_smooth

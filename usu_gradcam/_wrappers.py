@@ -11,12 +11,15 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from pytorch_grad_cam.feature_factorization.deep_feature_factorization import (
     DeepFeatureFactorization,
 )
+from torch import Tensor
 
 from usu_gradcam import _maps
+from usu_gradcam._arrays import Array
 from usu_gradcam._calls import guarded
 from usu_gradcam._context import FRAME, Frame, assigned, shared_scores, sharing_scores
 from usu_gradcam._factorization import factorize
 from usu_gradcam._guard import untouched
+from usu_gradcam._meta import META_METHODS, explain
 from usu_gradcam._name_bound import Wrapper, in_force
 from usu_gradcam._targets import check_targets
 
@@ -34,9 +37,8 @@ def places() -> list[tuple[Any, str, Maker]]:
         (FullGrad, "aggregate_multi_layers", _aggregate),
         (DeepFeatureFactorization, "__call__", _factorize),
     ]
-    if hasattr(pytorch_grad_cam, "RefineCAM"):  # since 1.5.7
-        found.append((pytorch_grad_cam.RefineCAM, "forward", _refine))
-    return found
+    installed = [getattr(pytorch_grad_cam, name, None) for name in META_METHODS]
+    return found + [(method, "forward", _meta) for method in installed if method is not None]
 
 
 def _forward(original: Wrapper) -> Wrapper:
@@ -46,9 +48,14 @@ def _forward(original: Wrapper) -> Wrapper:
         if options is None:
             return original(self, input_tensor, targets, eigen_smooth)
         check_targets(targets, input_tensor)
-        shared = sharing_scores() if shared_scores() is None else nullcontext()
-        with shared, assigned(FRAME, Frame(self, options, input_tensor, targets)):
-            return guarded(self, original.__get__(self), input_tensor, targets, eigen_smooth)
+
+        def run(images: Tensor) -> Array:
+            shared = sharing_scores() if shared_scores() is None else nullcontext()
+            with shared, assigned(FRAME, Frame(self, options, images, targets)):
+                result: Array = original(self, images, targets, eigen_smooth)
+                return result
+
+        return guarded([self], run, input_tensor, targets)
 
     return forward
 
@@ -110,14 +117,19 @@ def _factorize(original: Wrapper) -> Wrapper:
     return __call__
 
 
-def _refine(original: Wrapper) -> Wrapper:
+def _meta(original: Wrapper) -> Wrapper:
     @wraps(original)
-    def forward(self: Any, input_tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if in_force(self) is None:
-            return original(self, input_tensor, *args, **kwargs)
-        # Moved once: every layer's CAM would make a copy of its own, and score it.
-        images = input_tensor.to(self.base_cam_per_layer[0].device)
-        with sharing_scores():
-            return original(self, images, *args, **kwargs)
+    def forward(
+        self: Any, input_tensor: Any, targets: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        options = in_force(self)
+        if options is None:
+            return original(self, input_tensor, targets, *args, **kwargs)
+
+        def run(images: Tensor) -> Array:
+            result: Array = original(self, images, targets, *args, **kwargs)
+            return result
+
+        return explain(self, options, run, input_tensor, targets)
 
     return forward

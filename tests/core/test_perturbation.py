@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from usu_core import GradientScorer, MaskedPerturbation, Quadtree, ShapleyRegression
+from usu_core import USU, GradientScorer, MaskedPerturbation, Quadtree, ShapleyRegression
 from usu_core.scoring import Scorer, fill_images, model_score
 from usu_core.scoring._coalitions import Coalitions, balanced_coalitions, banzhaf_values
 from usu_core.scoring._model import CountedScore
@@ -409,3 +409,43 @@ def test_segments_that_speak_against_the_class_score_nothing() -> None:
     scorer = MaskedPerturbation(fill="zero")
     values = scorer(torch.ones(1, 1, 2), score)(torch.arange(2)[None], torch.ones(1, 2).bool())
     assert values.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("mode", ["drop", "keep", "both"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 64])
+def test_what_batches_of_another_size_round_otherwise_is_no_effect(
+    mode: str, chunk_size: int
+) -> None:
+    """Were it one, the largest of it would become 1, and ``chunk_size`` decide the map."""
+
+    def score(x: Tensor) -> Tensor:
+        return torch.full((len(x),), 0.7 + 1e-7 * (len(x) % 3 - 1) * (-1 if mode == "drop" else 1))
+
+    scorer = MaskedPerturbation(mode, chunk_size=chunk_size)
+    active = torch.ones(2, 4).bool()
+    values = scorer(torch.ones(2, 1, 4), model_score(score))(torch.arange(4).repeat(2, 1), active)
+    assert values.dtype == torch.float32
+    assert not values.any()
+
+
+def test_scores_that_are_not_finite_are_no_rounding() -> None:
+    for bad in (torch.nan, torch.inf):
+        score = model_score(lambda x, bad=bad: x[:, 0, 0].where(x[:, 0, 0] < 1, bad))
+        scorer = MaskedPerturbation("drop", "zero")
+        values = scorer(torch.ones(1, 1, 2), score)(torch.arange(2)[None], torch.ones(1, 2).bool())
+        assert not values.isfinite().any()
+
+
+@pytest.mark.parametrize("cls", [MaskedPerturbation, GradientScorer, ShapleyRegression])
+def test_scorers_compare_by_the_values_of_their_fills(cls: Any) -> None:
+    fill = torch.tensor([0.25, 0.5])
+    one, same = cls(fill=fill), cls(fill=fill.clone())
+    assert one == same
+    assert hash(one) == hash(same)
+    assert USU(scorer=one) == USU(scorer=same)
+    for other in (fill + 1, fill[:1], fill.double(), fill.to("meta"), "blur"):
+        assert one != cls(fill=other)
+    assert one != cls(fill=fill, output="log-odds")
+    assert one != "blur"
+    assert cls() == cls()
+    assert hash(cls()) == hash(cls())

@@ -56,7 +56,8 @@ def test_cells_that_are_not_finite(operator: Callable[..., Tensor], value: float
 
 @pytest.mark.parametrize("value", [*BAD.values(), -1e-6, 1.0 + 1e-6, -5.0, 2.0])
 def test_scores_outside_the_unit_interval(operator: Callable[..., Tensor], value: float) -> None:
-    with pytest.raises(ValueError, match=r"scores must lie in \[0, 1\] and be finite, got values"):
+    name = "score_map" if operator is only else "scores"
+    with pytest.raises(ValueError, match=rf"^{name} must lie in \[0, 1\] and be finite, got value"):
         operator(CELLS, spoiled(SCORES, value))
 
 
@@ -231,6 +232,18 @@ def test_interpolation(
 ) -> None:
     with pytest.raises(error, match=message):
         interpolate(cells, size, mode)
+
+
+@pytest.mark.parametrize("size", [8, (8.0, 8.0), "88", torch.ones(2)])
+def test_sizes_that_are_no_tuple_of_integers(size: Any) -> None:
+    for call in (
+        lambda: interpolate(CELLS[None], size),
+        lambda: Interpolation()(CELLS[None], size=size),
+    ):
+        with pytest.raises(
+            TypeError, match=r"size must be a tuple of integers, got .* Try size=\(8"
+        ):
+            call()
 
 
 @pytest.mark.parametrize(

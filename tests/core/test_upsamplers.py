@@ -3,6 +3,7 @@
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -159,6 +160,25 @@ def test_the_score_map_control_spreads_the_total_by_the_scores(rand: Any) -> Non
     torch.testing.assert_close(flat, torch.ones(1, 1, 4, 4))
 
 
+@pytest.mark.parametrize("convention", ["density", "total"])
+def test_the_score_map_control_leaves_out_what_is_in_no_cell(rand: Any, convention: str) -> None:
+    grid = CellGrid.box((2, 2), (8, 8), (2, 1, 6, 7))
+    inside, cells = grid.labels() >= 0, rand(2, 1, 2, 2)
+    total = (cells[:, 0] * (grid.sizes() if convention == "density" else 1)).sum((1, 2))
+    for phi in (rand(2, 8, 8), torch.zeros(2, 8, 8), rand(2, 8, 8) * ~inside):
+        fine = ScoreMapOnly(convention=convention)(cells, score_map=phi, grid=grid)[:, 0]
+        assert not fine[:, ~inside].any()
+        torch.testing.assert_close(fine.sum((1, 2)), total)
+        weight = phi[:, inside] if phi[:, inside].any() else torch.ones(2, int(inside.sum()))
+        share = weight / weight.sum(1, keepdim=True)
+        torch.testing.assert_close(fine[:, inside], share * total[:, None])
+
+
+def test_the_score_map_control_of_a_box_between_two_pixels_is_empty(rand: Any) -> None:
+    grid = CellGrid.box((1,), (4,), (1.2, 1.8))
+    assert not ScoreMapOnly()(torch.ones(1, 1, 1), score_map=rand(1, 4), grid=grid).any()
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_every_rank(rand: Any, rank: int) -> None:
     upsampler = USU(segmenter=Quadtree((2, 4)))
@@ -192,7 +212,11 @@ def test_gradients_reach_the_cells_but_not_the_image(rand: Any) -> None:
             ValueError,
             "image must hold 1 examples as cells, got 2",
         ),
-        ({"score_map": torch.full((1, 8, 8), 2.0)}, ValueError, r"scores must lie in \[0, 1\]"),
+        ({"score_map": torch.full((1, 8, 8), 2.0)}, ValueError, r"score_map must lie in \[0, 1\]"),
+        ({"score_map": torch.full((1, 8, 8), torch.nan)}, ValueError, "score_map must lie in"),
+        ({"score_map": torch.ones(1, 8, 8).long()}, TypeError, "score_map must be a floating-poi"),
+        ({"score_map": np.ones((1, 8, 8))}, TypeError, "score_map must be a torch.Tensor, got nd"),
+        ({"image": np.ones((1, 3, 8, 8))}, TypeError, "image must be a torch.Tensor, got ndarray"),
         ({"image": torch.zeros(1, 3, 8, 8), "score": 3}, TypeError, "score must be a function"),
         (
             {"image": torch.full((1, 3, 8, 8), torch.nan), "score": brightness},

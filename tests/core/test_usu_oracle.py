@@ -126,6 +126,35 @@ def test_keeps_mass_at_image_sizes(
     assert float(((mean - a) / a).abs().max()) <= TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize(
+    ("cells", "pixels", "temperature", "share"),
+    [
+        ((7, 7), (1792, 1792), 0.05, None),  # one hot pixel in each cell
+        ((7, 7), (1793, 1793), 0.05, None),
+        ((7, 7), (217, 217), 0.0601, None),  # where each low one is just under half an ulp of 1
+        ((7, 7), (224, 224), 0.1, 1e-3),
+        ((1,), (1_000_000,), 0.05, None),
+        ((2, 1, 1), (128, 128, 128), 0.05, None),
+    ],
+)
+def test_many_low_scores_next_to_a_high_one_keep_their_mass(
+    cells: tuple[int, ...], pixels: tuple[int, ...], temperature: float, share: float | None
+) -> None:
+    """Each is far below what single precision holds next to 1, all together they are not."""
+    generator = torch.Generator().manual_seed(0)
+    grid = CellGrid.even(cells, pixels)
+    if share is None:
+        scores = torch.zeros(1, *pixels)
+        one = (slice(1, None, p // n) for n, p in zip(cells, pixels, strict=True))
+        scores[0, *one] = 1.0
+    else:
+        scores = (torch.rand(1, *pixels, generator=generator) < share).float()
+    coarse = torch.randn(1, *cells, generator=generator)
+    fine = usu(coarse, scores, temperature=temperature)
+    wanted = coarse.double() * grid.sizes()
+    torch.testing.assert_close(grid.sum(fine.double()), wanted, rtol=2e-6, atol=0)
+
+
 def test_the_oracle_can_fail(rand: Any) -> None:
     cells, scores = rand(1, 2, 2), rand(1, 8, 8)
     labels = CellGrid.even((2, 2), (8, 8)).labels().numpy()

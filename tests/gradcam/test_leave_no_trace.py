@@ -246,6 +246,55 @@ def test_half_precision_elsewhere(net: nn.Module, images: torch.Tensor, quick: U
         assert factorize(images.bfloat16(), 2)[1][0].shape == (2, 24, 32)
 
 
+class Mixed(nn.Module):
+    """Half precision behind a first parameter that is not."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.scale, self.net = nn.Parameter(torch.ones(1)), copy.deepcopy(net).bfloat16()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net((x * self.scale).bfloat16())
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of iterations")
+@pytest.mark.parametrize("how", ["quick", "bilinear", None, "patched"])
+@pytest.mark.parametrize("kind", ["half", "mixed", "autocast"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GradCAM",
+        "EigenCAM",
+        "LayerCAM",
+        "FinerCAM",
+        "RefineCAM",
+        "SESS",
+        "DeepFeatureFactorization",
+    ],
+)
+def test_the_highest_class_of_outputs_in_half_precision(
+    name: str, kind: str, how: str | None, net: nn.Module, images: torch.Tensor, quick: USU
+) -> None:
+    """numpy, in which the library looks for it, has no bfloat16."""
+    model = {"half": copy.deepcopy(net).bfloat16(), "mixed": Mixed(net), "autocast": net}[kind]
+    images = images.bfloat16() if kind == "half" else images
+    last = model.net.last if kind == "mixed" else model.last
+    given = (model, last if name == "DeepFeatureFactorization" else [last])
+    options = {"num_scales": 1} if name == "SESS" else {}
+    targets = () if name == "DeepFeatureFactorization" else (None,)
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
+        if how == "patched":
+            with usu_gradcam.patched(quick):
+                fine = getattr(library, name)(*given, **options)(images, *targets)
+        else:
+            options["upsampler"] = quick if how == "quick" else how
+            fine = getattr(usu_gradcam, name)(*given, **options)(images, *targets)
+    for one in fine[1] if name == "DeepFeatureFactorization" else fine:
+        assert one.dtype == np.float32
+        assert np.isfinite(one).all()
+    assert not model._forward_hooks
+
+
 def test_hooks_that_come_and_go_meanwhile(net: nn.Module, images: torch.Tensor, quick: USU) -> None:
     """A model may hook itself at first use, and another CAM may be made while this one scores."""
     others: list[Any] = []
@@ -297,6 +346,38 @@ def test_gradients_of_the_images_are_the_caller_s(
     np.testing.assert_array_equal(cam(wanted, TARGETS, **options), plain)
     assert wanted.grad is kept
     assert bool((kept == 1).all())
+
+
+@pytest.mark.parametrize("how", ["quick", "bilinear", None, "patched"])
+@pytest.mark.parametrize(
+    "name", ["GradCAM", "HiResCAM", "FullGrad", "ShapleyCAM", "FinerCAM", "RefineCAM", "SESS"]
+)
+def test_gradients_of_what_made_the_images_are_the_caller_s(
+    name: str, how: str | None, net: nn.Module, images: torch.Tensor, quick: USU
+) -> None:
+    before = nn.Conv2d(3, 3, 1)
+    arguments = {"num_scales": 1} if name == "SESS" else {}
+    if how == "patched":
+        theirs = getattr(library, name)(net, [net.last], **arguments)
+        with usu_gradcam.patched(quick):
+            theirs(before(images), TARGETS)
+    else:
+        upsampler = quick if how == "quick" else how
+        cam = getattr(usu_gradcam, name)(net, [net.last], upsampler=upsampler, **arguments)
+        cam(before(images), TARGETS)
+        if isinstance(cam, library.base_cam.BaseCAM):
+            cam(before(images), TARGETS, aug_smooth=True)
+    for parameter in (*before.parameters(), *net.parameters()):
+        assert parameter.grad is None
+
+
+def test_frozen_models_are_explained_by_images_that_have_a_gradient(
+    net: nn.Module, images: torch.Tensor
+) -> None:
+    wanted = usu_gradcam.GradCAM(net, [net.last], upsampler="nearest")(images, TARGETS)
+    cam = usu_gradcam.GradCAM(net.requires_grad_(False), [net.last], upsampler="nearest")
+    np.testing.assert_array_equal(cam(images.requires_grad_(), TARGETS), wanted)
+    assert images.grad is None
 
 
 def test_the_classes_of_augmented_images_are_found_in_evaluation_mode(

@@ -40,7 +40,8 @@ def state() -> list[Any]:
         for name in names
         if name in vars(module)
     ]
-    classes = [BaseCAM, library.FullGrad, library.DeepFeatureFactorization, library.RefineCAM]
+    classes = [BaseCAM, library.FullGrad, library.DeepFeatureFactorization]
+    classes += [library.FinerCAM, library.RefineCAM, library.SESS]
     return [bound, [{k: id(v) for k, v in vars(cls).items()} for cls in classes]]
 
 
@@ -72,28 +73,57 @@ def test_the_library_s_classes_give_our_maps(
 
 
 @pytest.mark.filterwarnings("ignore:Maximum number of iterations")
-def test_factorization_and_meta_methods(net: nn.Module, images: torch.Tensor) -> None:
+def test_factorization(net: nn.Module, images: torch.Tensor) -> None:
     factorize = library.DeepFeatureFactorization(net, net.last)
-    finer, refine = (
-        getattr(library, name)(net, [net.last], base_method=library.GradCAM)
-        for name in ("FinerCAM", "RefineCAM")
-    )
-    ours = [
-        getattr(usu_gradcam, name)(
-            net, [net.last], base_method=usu_gradcam.GradCAM, upsampler=QUICK
-        )(images)
-        for name in ("FinerCAM", "RefineCAM")
-    ]
     with patched(QUICK):
         concepts = factorize(images, 2)[1]
-        np.testing.assert_array_equal(finer(images), ours[0])
-        # The library ends RefineCAM with a min-max, which our class replaces.
-        np.testing.assert_allclose(
-            usu_core.scale_to_unit(torch.from_numpy(refine(images))), ours[1], atol=1e-6
-        )
-        assert library.SESS(net, [net.last], num_scales=2)(images).shape == (2, 24, 32)
     wanted = usu_gradcam.DeepFeatureFactorization(net, net.last, upsampler=QUICK)(images, 2)[1]
     np.testing.assert_array_equal(concepts, wanted)
+
+
+def upside_down(maps: torch.Tensor) -> torch.Tensor:
+    return 1 - usu_core.scale_to_unit(maps)
+
+
+@pytest.mark.parametrize("scaling", [None, "min-max", upside_down])
+@pytest.mark.parametrize("upsampler", [QUICK, "usu-fast", "nearest"], ids=["quick", "fast", "near"])
+@pytest.mark.parametrize(
+    ("name", "options"), [("FinerCAM", {}), ("RefineCAM", {}), ("SESS", {"num_scales": 2})]
+)
+def test_meta_methods_give_our_maps(
+    name: str,
+    options: dict[str, Any],
+    upsampler: Any,
+    scaling: Any,
+    net: nn.Module,
+    images: torch.Tensor,
+) -> None:
+    layers = [net.first, net.last]
+    theirs = getattr(library, name)(net, layers, **options)
+    ours = getattr(usu_gradcam, name)(net, layers, upsampler=upsampler, scaling=scaling, **options)
+    with patched(upsampler, scaling=scaling):
+        found = theirs(images, TARGETS)
+        np.testing.assert_array_equal(theirs(images, targets=TARGETS), found)
+    np.testing.assert_array_equal(found, ours(images, TARGETS))
+
+
+@pytest.mark.parametrize("name", ["RefineCAM", "SESS"])
+def test_no_mass_behind_products_of_patched_methods(
+    name: str, net: nn.Module, images: torch.Tensor
+) -> None:
+    cam = getattr(library, name)(net, [net.last])
+    with patched("nearest", raw=True):
+        with pytest.raises(ValueError, match=f"raw must be False for {name}, .* Try raw=True on"):
+            cam(images, TARGETS)
+        assert library.FinerCAM(net, [net.last])(images).min() < 0
+
+
+def test_a_patched_method_on_a_method(net: nn.Module, images: torch.Tensor) -> None:
+    layers, base = [net.first, net.last], {"base_method": library.FinerCAM}
+    theirs = library.RefineCAM(net, layers, **base)
+    ours = usu_gradcam.RefineCAM(net, layers, base_method=usu_gradcam.FinerCAM, upsampler=QUICK)
+    with patched(QUICK):
+        np.testing.assert_array_equal(theirs(images), ours(images))
 
 
 def test_options_nesting_and_our_own_classes(net: nn.Module, images: torch.Tensor) -> None:

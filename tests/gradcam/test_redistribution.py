@@ -188,6 +188,97 @@ class TestAugmentation:
         with pytest.raises(ValueError, match="tta_transforms must keep the size"):
             cam(images, TARGETS, aug_smooth=True)
 
+    @pytest.mark.parametrize("how", ["ours", "patched"])
+    def test_padding_is_not_flipped_into_the_image(
+        self, how: str, net: nn.Module, images: torch.Tensor, quick: USU
+    ) -> None:
+        import ttach
+
+        def explain(box: Any, transforms: Any = None, **options: Any) -> np.ndarray:
+            owner = usu_gradcam if how == "ours" else library
+            given = {"upsampler": quick, "raw": True, "box": box}
+            cam = owner.GradCAM(net, [net.last], **given if how == "ours" else {})
+            cam.tta_transforms = transforms or cam.tta_transforms
+            with usu_gradcam.patched(**given):
+                return cam(images, TARGETS, aug_smooth=True)
+
+        padded_right, padded_below = (0.0, 0.0, 24.0, 64.0), (0.0, -8.0, 48.0, 40.0)
+        match = r"aug_smooth must be False for a box .* got box=.* for \(24, 32\) pixels. Try"
+        with pytest.raises(ValueError, match=match):
+            explain(padded_right)
+        with pytest.raises(ValueError, match=match):
+            explain(padded_below, ttach.Compose([ttach.VerticalFlip()]))
+        brighter = ttach.Compose([ttach.Multiply([1.0])])
+        for box, transforms in ((padded_right, brighter), (padded_below, None)):
+            assert np.isfinite(explain(box, transforms)).all()
+        with pytest.raises(ValueError, match="box must have 4 numbers, got 6"):
+            explain((0, 0, 0, 1, 24, 64))
+
+
+class TestCalls:
+    """A layer's activation and gradient are its own, however often and in what order it runs."""
+
+    class Net(nn.Module):
+        """Calls its layers in another order than it names them; one twice, others in vain."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Conv2d(3, 3, 3, padding=1)
+            self.first = nn.Conv2d(3, 3, 3, padding=1)
+            self.relu, self.idle, self.side = nn.ReLU(), nn.Tanh(), nn.Tanh()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.relu(self.first(x))
+            self.side(x)
+            return self.relu(self.last(x)).flatten(2).mean(2)
+
+    @pytest.mark.parametrize("how", ["ours", "patched"])
+    @pytest.mark.parametrize("name", ["GradCAM", "FinerCAM", "ShapleyCAM"])
+    def test_layers_that_are_called_twice(self, how: str, name: str, images: torch.Tensor) -> None:
+        net = self.Net().eval()
+
+        def explain(*layers: nn.Module) -> np.ndarray:
+            if how == "ours":
+                cls = getattr(usu_gradcam, name)
+                return cls(net, layers, upsampler="nearest", raw=True)(images, TARGETS[:1] * 2)
+            with usu_gradcam.patched("nearest", raw=True):
+                return getattr(library, name)(net, layers)(images, TARGETS[:1] * 2)
+
+        if how == "patched" and name == "ShapleyCAM":
+            pytest.skip("the library frees its graph after the first layer")
+        for layers in ((net.relu, net.last), (net.last, net.relu), (net.last, net.first, net.last)):
+            alone = [explain(layer) for layer in layers]
+            np.testing.assert_allclose(explain(*layers), np.mean(alone, axis=0), atol=1e-9)
+        assert not np.allclose(explain(net.relu), explain(net.last))
+
+    @pytest.mark.parametrize("name", ["GradCAM", "FinerCAM"])
+    @pytest.mark.parametrize("wrong", ["idle", "side"])
+    def test_the_layer_that_is_wrong_is_named(
+        self, wrong: str, name: str, images: torch.Tensor
+    ) -> None:
+        net = self.Net().eval()
+        says = "take part in the forward pass" if wrong == "idle" else "have a gradient"
+        for layers in (["last"], ["first", "last"], ["relu"]):
+            for i in range(len(layers) + 1):
+                named = [getattr(net, layer) for layer in [*layers[:i], wrong, *layers[i:]]]
+                cam = getattr(usu_gradcam, name)(net, named, upsampler="nearest")
+                with pytest.raises(ValueError, match=rf"target_layers\[{i}\] \(Tanh\) must {says}"):
+                    cam(images, TARGETS[:1] * 2)
+
+    def test_full_gradients_have_their_own_biases(self, images: torch.Tensor) -> None:
+        class Sorted(self.Net):  # type: ignore[name-defined,misc]
+            def __init__(self) -> None:
+                super().__init__()
+                last = self.last
+                del self.last
+                self.last = last
+
+        net, ordered = self.Net().eval(), Sorted().eval()
+        ordered.load_state_dict(net.state_dict())
+        wanted = usu_gradcam.FullGrad(ordered, [], upsampler="nearest")(images, TARGETS[:1] * 2)
+        found = usu_gradcam.FullGrad(net, [], upsampler="nearest")(images, TARGETS[:1] * 2)
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
 
 class TestFullGrad:
     """Its own maps: channels are scaled and added before anything is resized."""

@@ -18,11 +18,11 @@ from usu_core.metrics._evaluation import (
     check_batch,
     check_planes,
     perturbed_scores,
-    score_drops,
     whole_scores,
 )
 from usu_core.metrics._references import Reference, reference_images
 from usu_core.scoring import ModelScore, ScoreFunction
+from usu_core.scoring._model import score_drops
 
 
 def random_boxes(
@@ -137,7 +137,7 @@ def box_effects(
 
     whole = whole_scores(score, images, output=output, chunk_size=chunk_size)
     hidden = perturbed_scores(score, images, hide, len(boxes), output=output, chunk_size=chunk_size)
-    return score_drops(whole, hidden)
+    return score_drops(whole[:, None], hidden)
 
 
 def _sides(boxes: Tensor, image: Tensor) -> tuple[Tensor, ...]:

@@ -65,17 +65,6 @@ def whole_scores(
     ).squeeze(1)
 
 
-def score_drops(whole: Tensor, left: Tensor) -> Tensor:
-    """Return what scores (B, N) have lost against those of the whole images (B,), in float64.
-
-    A score that stays differs from itself by the rounding of batches of other sizes. So small a
-    drop is 0: it would correlate with the map by chance.
-    """
-    full = whole.double()[:, None]
-    drops = full - left.double()
-    return drops.where(drops.abs() > 16 * torch.finfo(whole.dtype).eps * full.abs(), 0.0)
-
-
 def relative_scores(scores: Tensor, whole: Tensor) -> Tensor:
     """Divide scores (B, N) by those of the whole images (B,).
 

@@ -5,10 +5,11 @@ from torch import Tensor
 
 from usu_core._checks import check_count
 from usu_core.metrics._correlation import spearman
-from usu_core.metrics._evaluation import check_maps, perturbed_scores, score_drops, whole_scores
+from usu_core.metrics._evaluation import check_maps, perturbed_scores, whole_scores
 from usu_core.metrics._ranking import equal_counts, places, scores_along
 from usu_core.metrics._references import Reference, reference_images
 from usu_core.scoring import ModelScore, ScoreFunction
+from usu_core.scoring._model import score_drops
 
 
 def monotonicity(
@@ -133,7 +134,7 @@ def monotonicity_correlation(
     whole = whole_scores(score, images, output=output, chunk_size=chunk_size)
     count = groups * samples
     scores = perturbed_scores(score, images, randomise, count, output=output, chunk_size=chunk_size)
-    change = score_drops(whole, scores).square()
+    change = score_drops(whole[:, None], scores).square()
     mean = size.new_zeros(len(images), groups)
     # From the smallest on, so that equal sizes have equal means whatever rounding does.
     above = size.flatten(1) - size.flatten(1).amin(1, keepdim=True)

@@ -12,11 +12,11 @@ from usu_core.metrics._evaluation import (
     check_maps,
     check_shares,
     perturbed_scores,
-    score_drops,
     whole_scores,
 )
 from usu_core.metrics._references import Reference, reference_images
 from usu_core.scoring import ModelScore, ScoreFunction
+from usu_core.scoring._model import score_drops
 
 
 def sensitivity_n(
@@ -85,7 +85,7 @@ def sensitivity_n(
     whole = whole_scores(score, images, output=output, chunk_size=chunk_size)
     count = len(sizes) * samples
     left = perturbed_scores(score, images, hide, count, output=output, chunk_size=chunk_size)
-    drops = score_drops(whole, left).view(len(images), len(sizes), samples)
+    drops = score_drops(whole[:, None], left).view(len(images), len(sizes), samples)
     flat = attribution.double().flatten(1)
     columns = [pearson(flat @ (place < n).double().T, drops[:, j]) for j, n in enumerate(sizes)]
     return torch.stack(columns, 1)
@@ -165,4 +165,4 @@ def mu_fidelity(
     flat = attribution.double().flatten(1)
     mass = flat.new_zeros(len(images), count).scatter_add_(1, labels, flat)
     sums = (hidden.double() @ mass[:, :, None]).squeeze(2)
-    return pearson(sums, score_drops(whole, left))
+    return pearson(sums, score_drops(whole[:, None], left))

@@ -1,6 +1,8 @@
 """What takes the place of a masked segment."""
 
 import math
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +11,37 @@ from usu_core._checks import check_choice
 from usu_core._precision import exact
 
 FILLS = ("blur", "mean", "zero")
+
+
+@dataclass(frozen=True, eq=False)
+class Filling:
+    """What compares by value even if its fill is a tensor, for which ``==`` has many answers.
+
+    Example:
+        >>> from usu_core import GradientScorer
+        >>> GradientScorer(torch.zeros(3, 1, 1)) == GradientScorer(torch.zeros(3, 1, 1))
+        True
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        mine, theirs = self._compared, other._compared
+        return all(_equal(one, two) for one, two in zip(mine, theirs, strict=True))
+
+    def __hash__(self) -> int:
+        # Of a tensor its shape alone: equal objects must have equal hashes.
+        return hash(tuple(v.shape if isinstance(v, Tensor) else v for v in self._compared))
+
+    @property
+    def _compared(self) -> list[Any]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+def _equal(one: Any, two: Any) -> bool:
+    if one is two or not (isinstance(one, Tensor) and isinstance(two, Tensor)):
+        return bool(one is two or one == two)
+    return (one.dtype, one.device) == (two.dtype, two.device) and torch.equal(one, two)
 
 
 def fill_images(images: Tensor, fill: str | Tensor) -> Tensor:
@@ -63,7 +96,8 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
         radius = min(math.ceil(3 * sigma), images.shape[dim] - 1)
         if radius < 1 or sigma <= 0:
             continue
-        weights = _blur_matrix(images.shape[dim], sigma, radius).to(images)
+        weights = _blur_matrix(images.shape[dim], sigma, radius)
+        weights = weights.to(images.dtype).to(images.device)  # Not every device has float64.
         with exact(images):
             result = (result.movedim(dim, -1) @ weights.T).movedim(-1, dim)
     return result
@@ -72,8 +106,8 @@ def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
 def _blur_matrix(size: int, sigma: float, radius: int) -> Tensor:
     """Return the (size, size) matrix of a reflecting blur: far faster than a wide convolution."""
     offset = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offset / sigma) ** 2)
+    kernel = torch.exp(-0.5 * (offset.double() / sigma) ** 2)
     source = (torch.arange(size)[:, None] + offset).abs()
     source = source.where(source < size, 2 * (size - 1) - source)
     share = (kernel / kernel.sum()).expand(size, -1)
-    return torch.zeros(size, size).scatter_add_(1, source, share)
+    return share.new_zeros(size, size).scatter_add_(1, source, share)

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from usu_core._checks import check_choice
 from usu_core._precision import wide
-from usu_core.scoring._fills import FILLS, fill_images
+from usu_core.scoring._fills import FILLS, Filling, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
 from usu_core.scoring._protocol import LevelScorer
 from usu_core.segments import segment_mean
 
 
-@dataclass(frozen=True)
-class GradientScorer:
+@dataclass(frozen=True, eq=False)
+class GradientScorer(Filling):
     """Score each segment by its mean |gradient · (input - fill)|.
 
     A first-order estimate of :class:`MaskedPerturbation`'s drop, for the price of one gradient. A

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from usu_core._checks import check_choice
-from usu_core._precision import wide
+from usu_core._precision import wide, widest
 
 OUTPUTS = ("probability", "logit", "log-odds")
 
@@ -91,6 +91,22 @@ def model_score(score: "ModelScore | ScoreFunction") -> ModelScore:
             f"{type(score).__name__}."
         )
     return _Plain(score)
+
+
+def score_drops(whole: Tensor, left: Tensor) -> Tensor:
+    """Return what scores have lost against those of the whole images, in float64.
+
+    A score that stays differs from itself by the rounding of batches of other sizes. So small a
+    drop is 0: it would be the largest where nothing matters, and correlate with maps by chance.
+
+    Example:
+        >>> score_drops(torch.tensor([0.5, 0.5]), torch.tensor([0.4999999, 0.25]))
+        tensor([0.0000, 0.2500], dtype=torch.float64)
+    """
+    full = widest(whole)
+    drops = full - widest(left)
+    # Neither NaN nor infinity is below anything.
+    return drops.masked_fill(drops.abs() < 16 * torch.finfo(whole.dtype).eps * full.abs(), 0.0)
 
 
 def class_scores(outputs: Tensor, output: str = "probability") -> Tensor:

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from usu_core._checks import check_choice, check_count
 from usu_core.scoring._coalitions import Coalitions, banzhaf_values
-from usu_core.scoring._fills import FILLS, fill_images
-from usu_core.scoring._model import OUTPUTS, ModelScore
+from usu_core.scoring._fills import FILLS, Filling, fill_images
+from usu_core.scoring._model import OUTPUTS, ModelScore, score_drops
 from usu_core.scoring._protocol import LevelScorer
 
 MODES = ("coalitions", "drop", "keep", "both")
 
 
-@dataclass(frozen=True)
-class MaskedPerturbation:
+@dataclass(frozen=True, eq=False)
+class MaskedPerturbation(Filling):
     """Score each segment by what the model loses without it.
 
     ``coalitions`` is the segment's Banzhaf value: its mean effect where a random half of the others
@@ -82,8 +82,9 @@ class MaskedPerturbation:
 
         if self.mode == "coalitions":
             return banzhaf
-        whole = asked.all_or_nothing(True) if self.mode != "keep" else None
-        nothing = asked.all_or_nothing(False) if self.mode != "drop" else None
+        alone = {"drop": [False], "keep": [True], "both": [False, True]}[self.mode]
+        # A segment hidden alone is compared with the whole, one shown alone with nothing.
+        references = {shown: asked.all_or_nothing(not shown) for shown in alone}
 
         def score_level(labels: Tensor, active: Tensor) -> Tensor:
             example, segment = active.nonzero(as_tuple=True)
@@ -100,11 +101,10 @@ class MaskedPerturbation:
                 return torch.cat(results)
 
             parts = []
-            if whole is not None:
-                parts.append(whole[example] - single(shown=False))
-            if nothing is not None:
-                parts.append(single(shown=True) - nothing[example])
-            values = torch.stack(parts).clamp(min=0).mean(0)
+            for shown, reference in references.items():
+                drops = score_drops(reference[example], single(shown))
+                parts.append((-drops if shown else drops).clamp(min=0).to(reference.dtype))
+            values = torch.stack(parts).mean(0)
             return values.new_zeros(active.shape).index_put_((example, segment), values)
 
         return score_level

@@ -8,13 +8,13 @@ from torch import Tensor
 from usu_core._checks import check_choice, check_count
 from usu_core._precision import widest
 from usu_core.scoring._coalitions import Coalitions
-from usu_core.scoring._fills import FILLS, fill_images
+from usu_core.scoring._fills import FILLS, Filling, fill_images
 from usu_core.scoring._model import OUTPUTS, ModelScore
 from usu_core.scoring._protocol import LevelScorer
 
 
-@dataclass(frozen=True)
-class ShapleyRegression:
+@dataclass(frozen=True, eq=False)
+class ShapleyRegression(Filling):
     """Estimate each segment's Shapley value, clipped at 0.
 
     Draws coalitions of segments from the Shapley kernel's size distribution, each with its

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from usu_core._checks import check_count, check_positive
+from usu_core._checks import check_count, check_not_negative, check_positive
 from usu_core.segments._labels import nest
 from usu_core.segments._protocol import check_images
 
@@ -31,7 +31,7 @@ class Slic:
 
     Raises:
         ValueError: If the sizes do not grow or a number is not positive.
-        TypeError: If the sizes are not a tuple of integers.
+        TypeError: If the sizes are not a tuple of integers, or a number is none.
 
     Cost:
         About 20 ms per level and 224 × 224 image on one CPU core, on the CPU whatever the device.
@@ -59,8 +59,7 @@ class Slic:
         if list(self.segments) != sorted(set(self.segments)):
             raise ValueError(f"segments must grow from level to level, got {self.segments}.")
         check_positive("compactness", self.compactness)
-        if self.sigma < 0:
-            raise ValueError(f"sigma must not be negative, got {self.sigma}.")
+        check_not_negative("sigma", self.sigma)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return one nested label map per level."""

@@ -268,7 +268,7 @@ def test_standardise_gradient() -> None:
     ("change", "error", "message"),
     [
         ({"temperature": 0.0}, ValueError, "temperature must be finite and above 0, got 0.0"),
-        ({"noise_scale": -1.0}, ValueError, "noise_scale must be at least 0, got -1.0"),
+        ({"noise_scale": -1.0}, ValueError, "noise_scale must be finite and at least 0, got -1.0"),
         ({"n_iterations": 0}, ValueError, "n_iterations must be at least 1, got 0"),
         ({"n_iterations": 2.5}, TypeError, "n_iterations must be an integer, got float"),
         ({"score_range": -2.0}, ValueError, "score_range must be finite and above 0"),
