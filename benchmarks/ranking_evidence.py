@@ -22,6 +22,7 @@ OVERLAPS = {"pointing game": True, "IoU": True}
 KINDS = {
     "train": CURVES,
     "passes": CURVES,
+    "refined": CURVES,
     "heldout": HIGHER,
     "localisation": OVERLAPS,
     "specks": CURVES,

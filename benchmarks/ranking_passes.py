@@ -8,6 +8,7 @@ reported images and its measures. Without the methods that cost an image many pa
 for five times as many photographs, which tell smaller differences from chance.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,16 +23,36 @@ from benchmarks.ranking_train import judge
 from usu_captum.ranking import RankingNetwork
 
 MEASURES = {"deletion": False, "insertion": True}
+Explain = Callable[[Subject, RankingNetwork, Tensor, int], dict[str, Tensor]]
 
 
 def main() -> None:
     """Measure, print the table and write the JSON."""
-    case = ask(__doc__, tuple(PHOTOGRAPHS), images=400)
-    records = journalled(case, "passes", _judge)
+    compare(__doc__, "passes", passes, images=400)
+
+
+def compare(about: str, kind: str, explain: Explain, *, images: int) -> None:
+    """Judge maps of reported photographs, and pair each with the explainer's single pass.
+
+    Args:
+        about: What the command line says of itself.
+        kind: Names the journal and the result.
+        explain: Returns maps of an image (1, C, H, W) and a class, the single pass among them.
+        images: How many photographs unless told otherwise.
+    """
+    case = ask(about, tuple(PHOTOGRAPHS), images=images)
+
+    def judged(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, Any]:
+        with torch.no_grad():
+            target = int(subject.model(image).argmax(1))
+        maps = explain(subject, network, image, target)
+        return {"target": target, "metrics": judge(subject, image, target, maps)}
+
+    records = journalled(case, kind, judged)
     summary = summarise([record["metrics"] for record in records], MEASURES)
     print(summary_table(summary))
     write_json(
-        case.out or RESULTS / f"ranking_passes_{case.stem}.json",
+        case.out or RESULTS / f"ranking_{kind}_{case.stem}.json",
         {
             "environment": environment(),
             "images": len(records),
@@ -41,14 +62,14 @@ def main() -> None:
     )
 
 
-def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, Any]:
-    with torch.no_grad():
-        target = int(subject.model(image).argmax(1))
-    maps = {
+def passes(
+    subject: Subject, network: RankingNetwork, image: Tensor, target: int
+) -> dict[str, Tensor]:
+    """Return the maps of a single pass, the explainer's first."""
+    return {
         **refined_maps(subject, network, image, target, ()),
         **single_pass_maps(subject, image, target),
     }
-    return {"target": target, "metrics": judge(subject, image, target, maps)}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import ranking_evidence
+from benchmarks import ranking_evidence, ranking_passes, ranking_refined
 from benchmarks._ranking_case import Case, journalled, maps_key
 from benchmarks._ranking_images import Crops, MovedImages
 from benchmarks._ranking_shortcut import SIDE, stamp, teach
@@ -196,6 +196,39 @@ def test_what_a_stopped_run_judged_is_not_judged_again(
     seen.clear()
     journalled(images(2), "journal", judge)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "others"),
+    [
+        (ranking_passes, {"Grad-CAM bilinear", "LayerCAM", "input x gradient"}),
+        (ranking_refined, {"ranking T=5"}),
+    ],
+)
+def test_maps_are_paired_with_the_single_pass(
+    script: Any,
+    others: set[str],
+    classifier: nn.Module,
+    network: RankingNetwork,
+    source: ArrayImages,
+    space: ImageSpace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subject: Any = SimpleNamespace(
+        model=classifier, space=space, layer="second", reported=source,
+        shown=lambda index: source[index].image[None], refinement_grids=(4,),
+        refinement=RankingObjective(RankTransport(0.05), n_percentiles=4, smoothing=0.0),
+    )  # fmt: skip
+    case = Case("case", "case", subject, network, None, tmp_path, 3, tmp_path / "out.json")
+    monkeypatch.setattr(ranking_passes, "ask", lambda *_, **__: case)
+    script.main()
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["images"] == len(result["records"]) == 3
+    assert set(result["summary"]) == {"ranking", *others}
+    for name, row in result["summary"].items():
+        means = [record["metrics"][name]["insertion"] for record in result["records"]]
+        assert row["insertion"]["mean"] == pytest.approx(sum(means) / 3)
 
 
 def test_a_sorter_that_fails_is_not_waited_for(capfd: pytest.CaptureFixture[str]) -> None:

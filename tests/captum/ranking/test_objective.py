@@ -311,10 +311,18 @@ def test_faded_scores_stop_where_nothing_can_be_learnt() -> None:
     [
         ({"sorter": 3}, TypeError, "sorter must have top_masks and score_range, got int"),
         ({"n_percentiles": 2}, ValueError, "n_percentiles must be at least 3, got 2"),
-        ({"insertion_weight": -1.0}, ValueError, "insertion_weight must be at least 0, got -1.0"),
-        ({"peak_penalty": -1.0}, ValueError, "peak_penalty must be at least 0, got -1.0"),
+        (
+            {"insertion_weight": -1.0},
+            ValueError,
+            "insertion_weight must be finite and at least 0, got -1.0",
+        ),
+        (
+            {"peak_penalty": -1.0},
+            ValueError,
+            "peak_penalty must be finite and at least 0, got -1.0",
+        ),
         ({"peak_window": 4}, ValueError, "peak_window must be odd, got 4. Try 15"),
-        ({"smoothing": -1.0}, ValueError, "smoothing must be at least 0"),
+        ({"smoothing": -1.0}, ValueError, "smoothing must be finite and at least 0"),
         ({"output": "logits"}, ValueError, "output must be one of .*Did you mean 'logit'"),
         ({"chunk_size": 0}, ValueError, "chunk_size must be at least 1, got 0"),
     ],

@@ -166,7 +166,7 @@ def test_stays_in_single_precision_inside_autocast() -> None:
     ("change", "error", "message"),
     [
         ({"regularisation": 0.0}, ValueError, "regularisation must be finite and above 0, got 0.0"),
-        ({"noise_scale": -1.0}, ValueError, "noise_scale must be at least 0, got -1.0"),
+        ({"noise_scale": -1.0}, ValueError, "noise_scale must be finite and at least 0, got -1.0"),
         ({"n_iterations": 0}, ValueError, "n_iterations must be at least 1, got 0"),
         ({"normalise": "ranks"}, ValueError, "normalise must be one of rank, range, got 'ranks'"),
         ({"score_range": "x"}, TypeError, "score_range must be a number, got str"),
@@ -181,7 +181,7 @@ def test_bad_numbers(change: dict[str, Any], error: type[Exception], message: st
 def test_bad_overrides() -> None:
     with pytest.raises(ValueError, match="temperature must be finite and above 0, got -1"):
         RankTransport().top_masks(scores(), FRACTIONS, temperature=-1.0)
-    with pytest.raises(ValueError, match="noise_scale must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="noise_scale must be finite and at least 0, got -1"):
         RankTransport().top_masks(scores(), FRACTIONS, noise_scale=-1.0)
     with pytest.warns(RuntimeWarning, match="Try n_iterations=None or a higher regularisation"):
         RankTransport(n_iterations=1, tolerance=1e-6, normalise="range").top_masks(
