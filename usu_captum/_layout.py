@@ -181,11 +181,11 @@ def _is_channels_last(
         grids = ((tokens.height, tokens.width),)
     if options.cell_grid is not None:
         grids = (options.cell_grid.cells,)
-    tokens_only = tokens and {*values.shape[-2:]} <= {
+    is_between_tokens = tokens and {*values.shape[-2:]} <= {
         tokens.height * tokens.width,
         tokens.prefix + tokens.height * tokens.width,
     }
-    if tokens_only:
+    if is_between_tokens:
         raise ValueError(
             f"layer must give a map to be upsampled, got what every token is to every other, of "
             f"shape {tuple(values.shape)}. Try the norm1 (timm) or ln_1 (torchvision) of the last "
