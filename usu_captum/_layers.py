@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from usu_captum._layout import is_attention, token_grid
+from usu_captum._layout import token_grid
 from usu_captum._models import evaluating, input_channels
-from usu_core._tokens import has_proportions, norm_channels
+from usu_core._tokens import has_proportions, is_attention, norm_channels
 
 
 def default_layer(model: nn.Module, inputs: Tensor | None = None) -> tuple[str, nn.Module]:

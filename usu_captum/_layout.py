@@ -57,36 +57,12 @@ def lay_out(
     )
 
 
-def is_scaled(size: Sequence[int], pixels: Sequence[int]) -> bool:
-    """Whether a map of this size may be the image at some stride, a cell or two of border apart."""
-    strides = (max(round(p / s), 1) for s, p in zip(size, pixels, strict=True))
-    return all(
-        abs(s * stride - p) <= 2 * stride
-        for s, p, stride in zip(size, pixels, strides, strict=True)
-    )
-
-
 def is_channels_first(values: Tensor, image: Tensor, forward_func: Any, layer: nn.Module) -> bool:
     """Whether what a layer gave, of the image's rank, is a map (B, C, *cells) as it stands."""
     try:
         return _is_channels_last(values, image, forward_func, layer, Options()) is False
     except ValueError:
         return False
-
-
-def is_attention(values: Tensor) -> bool:
-    """Whether every row sums to one: a matrix of attention has as many dimensions as a map.
-
-    Example:
-        >>> import torch
-        >>> scores = torch.rand(1, 2, 4, 4)
-        >>> is_attention(scores.softmax(-1)), is_attention(scores)
-        (True, False)
-    """
-    if values.is_meta:
-        return False  # Without values there are no shares.
-    sums = values.detach().float().sum(-1)
-    return bool((sums - 1).abs().max() < 0.01)
 
 
 def is_spatial(values: Any, image: Tensor) -> bool:
@@ -187,7 +163,7 @@ def _is_channels_last(
     }
     if is_between_tokens:
         raise ValueError(
-            f"layer must give a map to be upsampled, got what every token is to every other, of "
+            "layer must give a map to be upsampled, got what every token is to every other, of "
             f"shape {tuple(values.shape)}. Try the norm1 (timm) or ln_1 (torchvision) of the last "
             "block."
         )

@@ -11,11 +11,12 @@ from captum._utils.common import _select_targets
 from torch import Tensor, nn
 
 from usu_captum._attribute import Attribute
-from usu_captum._layout import is_attention, is_channels_first, is_scaled
+from usu_captum._layout import is_channels_first
 from usu_captum._options import Options
 from usu_captum._score import ForwardScore
 from usu_core import GradientScorer, interpolate
 from usu_core._precision import wide
+from usu_core._tokens import is_attention, is_scaled
 from usu_core.scoring import class_scores
 
 

@@ -117,3 +117,27 @@ def has_proportions(size: Sequence[int], pixels: Sequence[int], strict: bool = F
         fewest = max(p / (s + 1) for s, p in both)
         return fewest <= min(p / (s - 1) if s > 1 else math.inf for s, p in both)
     return max(p / s for s, p in both) < 1.5 * min(p / s for s, p in both)
+
+
+def is_scaled(size: Sequence[int], pixels: Sequence[int]) -> bool:
+    """Whether a map of this size may be the image at some stride, a cell or two of border apart."""
+    strides = (max(round(p / s), 1) for s, p in zip(size, pixels, strict=True))
+    return all(
+        abs(s * stride - p) <= 2 * stride
+        for s, p, stride in zip(size, pixels, strides, strict=True)
+    )
+
+
+def is_attention(values: Tensor) -> bool:
+    """Whether every row sums to one: a matrix of attention has as many dimensions as a map.
+
+    Example:
+        >>> import torch
+        >>> scores = torch.rand(1, 2, 4, 4)
+        >>> is_attention(scores.softmax(-1)), is_attention(scores)
+        (True, False)
+    """
+    if values.is_meta:
+        return False  # Without values there are no shares.
+    sums = values.detach().float().sum(-1)
+    return bool((sums - 1).abs().max() < 0.01)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from usu_captum import ForwardScore, LayerGradCam
-from usu_captum._layout import is_scaled
 from usu_captum._shared_pass import SharedPass, SharedScore
 from usu_core import CellGrid, GradientScorer, resolve
+from usu_core._tokens import is_scaled
 from usu_core.segments import segment_expand, segment_mean
 
 

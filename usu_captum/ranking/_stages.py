@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from usu_captum._layout import is_attention, lay_out, token_grid
+from usu_captum._layout import lay_out, token_grid
 from usu_captum._models import bare_module, evaluating, in_its_dtype
 from usu_captum._options import Options
-from usu_core._tokens import has_proportions, norm_channels
+from usu_core._tokens import has_proportions, is_attention, norm_channels
 
 COUNT = 4
 """Layers to read, at most."""
