@@ -207,6 +207,9 @@ def test_explain_a_model_of_ones_own(
     )
     assert own["settings"]["model"] == "own_models:tiny"
     assert own["settings"]["preprocessing"]["size"] == 64
+    # A function may return a model of timm, which says how its images are prepared.
+    says = timm.create_model("test_resnet").pretrained_cfg
+    assert tuple(own["settings"]["preprocessing"]["mean"]) == says["mean"] != (0.485, 0.456, 0.406)
     assert [c["index"] for c in own["images"][0]["top"]] == [
         c["index"] for c in filled["images"][0]["top"]
     ]

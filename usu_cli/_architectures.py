@@ -159,7 +159,10 @@ def _own(spec: str) -> Architecture:
             raise UsageError(f"{spec} must return a torch.nn.Module, got {type(model).__name__}")
         return model
 
-    return Architecture(spec, build, build, lambda _: Preprocessing(), downloads=False)
+    def look(model: nn.Module) -> Preprocessing:
+        return for_timm(model) if hasattr(model, "pretrained_cfg") else Preprocessing()
+
+    return Architecture(spec, build, build, look, downloads=False)
 
 
 def _imported(spec: str) -> Callable[[], Any]:
