@@ -15,7 +15,7 @@ def odd_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def net(outputs):\n"
         "    torch.manual_seed(0)\n"
         "    return timm.create_model('test_resnet', num_classes=outputs)\n"
-        "def logits(): return net(5)\n"
+        "def logits(): return nn.Sequential(net(5))\n"
         "def probabilities(): return nn.Sequential(net(5), nn.Softmax(1))\n"
         "def single(): return net(1)\n"
         "def nothing():\n"
