@@ -29,6 +29,12 @@ PASSES = {
 """Methods of a single pass of the classifier, forward or forward and backward."""
 
 
+def first_class(subject: Subject, image: Tensor) -> int:
+    """Return the class that the classifier finds likeliest for one image (1, C, H, W)."""
+    with torch.no_grad():
+        return int(subject.model(image).argmax(1))
+
+
 def explain(
     subject: Subject, network: RankingNetwork, image: Tensor, target: int
 ) -> dict[str, Tensor]:

@@ -28,7 +28,12 @@ from tqdm import tqdm
 
 from benchmarks._common import RESULTS, environment, table, write_json
 from benchmarks._ranking_case import ask, journalled
-from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
+from benchmarks._ranking_maps import (
+    first_class,
+    integrated_gradients,
+    refined_maps,
+    single_pass_maps,
+)
 from benchmarks._ranking_subjects import Subject
 from benchmarks._statistics import paired
 from usu_captum import ForwardScore
@@ -83,8 +88,7 @@ def main() -> None:
 
 def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, Any]:
     """Measure all maps of one image; the model is run once for what they share."""
-    with torch.no_grad():
-        target = int(subject.model(image).argmax(1))
+    target = first_class(subject, image)
     maps = {
         **refined_maps(subject, network, image, target, (5,)),
         **single_pass_maps(subject, image, target),

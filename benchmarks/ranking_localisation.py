@@ -16,7 +16,12 @@ from tqdm import tqdm
 
 from benchmarks._common import RESULTS, environment, load_image, write_json
 from benchmarks._ranking_case import ask
-from benchmarks._ranking_maps import integrated_gradients, refined_maps, single_pass_maps
+from benchmarks._ranking_maps import (
+    first_class,
+    integrated_gradients,
+    refined_maps,
+    single_pass_maps,
+)
 from benchmarks._ranking_subjects import PHOTOGRAPHS, Subject
 from benchmarks.localisation import coco_items
 from benchmarks.ranking_heldout import summarise, summary_table
@@ -52,8 +57,7 @@ def _judge(subject: Subject, network: RankingNetwork, item: Item) -> dict[str, A
     if item.mask is None:
         raise ValueError(f"{item.name} must have a mask.")
     mask = load_image(item.mask)[:1].to(image.device) > 0
-    with torch.no_grad():
-        target = int(subject.model(image).argmax(1))
+    target = first_class(subject, image)
     maps = {
         **refined_maps(subject, network, image, target, ()),
         **single_pass_maps(subject, image, target),

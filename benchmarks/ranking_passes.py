@@ -8,10 +8,6 @@ reported images and its measures. Without the methods that cost an image many pa
 for five times as many photographs, which tell smaller differences from chance.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from benchmarks._common import RESULTS, environment, write_json
@@ -19,11 +15,10 @@ from benchmarks._ranking_case import ask, journalled
 from benchmarks._ranking_maps import refined_maps, single_pass_maps
 from benchmarks._ranking_subjects import PHOTOGRAPHS, Subject
 from benchmarks.ranking_heldout import summarise, summary_table
-from benchmarks.ranking_train import judge
+from benchmarks.ranking_train import Explain, judging
 from usu_captum.ranking import RankingNetwork
 
 MEASURES = {"deletion": False, "insertion": True}
-Explain = Callable[[Subject, RankingNetwork, Tensor, int], dict[str, Tensor]]
 
 
 def main() -> None:
@@ -37,18 +32,11 @@ def compare(about: str, kind: str, explain: Explain, *, images: int) -> None:
     Args:
         about: What the command line says of itself.
         kind: Names the journal and the result.
-        explain: Returns maps of an image (1, C, H, W) and a class, the single pass among them.
+        explain: Returns the maps, the single pass among them.
         images: How many photographs unless told otherwise.
     """
     case = ask(about, tuple(PHOTOGRAPHS), images=images)
-
-    def judged(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, Any]:
-        with torch.no_grad():
-            target = int(subject.model(image).argmax(1))
-        maps = explain(subject, network, image, target)
-        return {"target": target, "metrics": judge(subject, image, target, maps)}
-
-    records = journalled(case, kind, judged)
+    records = journalled(case, kind, judging(explain))
     summary = summarise([record["metrics"] for record in records], MEASURES)
     print(summary_table(summary))
     write_json(

@@ -8,44 +8,22 @@ of ``benchmarks.ranking_train`` (which trains it if it is not there), its report
 measures. A control of deletion, and no map for anybody to look at.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from benchmarks._common import RESULTS, environment, write_json
-from benchmarks._ranking_case import ask
 from benchmarks._ranking_maps import refined_maps, single_pass_maps
-from benchmarks._ranking_subjects import PHOTOGRAPHS, Subject
-from benchmarks.ranking_heldout import ranks, summarise, summary_table
-from benchmarks.ranking_train import judge
+from benchmarks._ranking_subjects import Subject
+from benchmarks.ranking_heldout import ranks
+from benchmarks.ranking_passes import compare
 from usu_captum.ranking import RankingNetwork
 
 SHARES = (0.02, 0.05, 0.1, 0.2)
-MEASURES = {"deletion": False, "insertion": True}
 SPECKS = "input x gradient"
 
 
 def main() -> None:
     """Measure, print the table and write the JSON."""
-    case = ask(__doc__, tuple(PHOTOGRAPHS), images=40)
-    records = [
-        {"image": i, "metrics": _judge(case.subject, case.network, case.subject.shown(i))}
-        for i in tqdm(range(min(case.images, len(case.subject.reported))), unit="image")
-    ]
-    summary = summarise([record["metrics"] for record in records], MEASURES)
-    print(summary_table(summary))
-    write_json(
-        case.out or RESULTS / f"ranking_specks_{case.stem}.json",
-        {
-            "environment": environment(),
-            "images": len(records),
-            "shares": SHARES,
-            "summary": summary,
-            "records": records,
-        },
-    )
+    compare(__doc__, "specks", with_specks, images=40)
 
 
 def specks_first(order: Tensor, specks: Tensor, share: float) -> Tensor:
@@ -63,17 +41,18 @@ def specks_first(order: Tensor, specks: Tensor, share: float) -> Tensor:
     return torch.where(highest > 1 - share, 1 + highest, ranks(order))
 
 
-def _judge(subject: Subject, network: RankingNetwork, image: Tensor) -> dict[str, dict[str, float]]:
-    with torch.no_grad():
-        target = int(subject.model(image).argmax(1))
+def with_specks(
+    subject: Subject, network: RankingNetwork, image: Tensor, target: int
+) -> dict[str, Tensor]:
+    """Return the explainer's map, without and with specks in front, and what it is against."""
     single = single_pass_maps(subject, image, target)
-    maps: dict[str, Any] = refined_maps(subject, network, image, target, ())
+    maps = refined_maps(subject, network, image, target, ())
     own, specks = (m.detach().view(1, *image.shape[2:]) for m in (maps["ranking"], single[SPECKS]))
     for share in SHARES:
         maps[f"{share:.0%} specks, ranking"] = specks_first(own, specks, share)
     for name in ("Grad-CAM bilinear", SPECKS):
         maps[name] = single[name]
-    return judge(subject, image, target, maps)
+    return maps
 
 
 if __name__ == "__main__":

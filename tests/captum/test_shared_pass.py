@@ -40,6 +40,13 @@ def images() -> Tensor:
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
+def recorded(model: nn.Module, layer: nn.Module, images: Tensor) -> SharedPass:
+    shared = SharedPass(model, layer, images)
+    with shared.recording():
+        model(shared.inputs)
+    return shared
+
+
 def test_one_forward_pass_serves_both(model: Counted, images: Tensor) -> None:
     LayerGradCam(model, model.coarse).attribute(images, target=1, upsampler="usu-fast")
     assert model.passes == 1
@@ -187,9 +194,7 @@ def test_maps_of_channels_last_are_no_guide() -> None:
     """The norm's (16, 16, 16) read as a map either way; it is passed over for the stem."""
     torch.manual_seed(0)
     model, images = ChannelsLast().eval(), torch.rand(1, 3, 32, 32)
-    shared = SharedPass(model, model.coarse, images)
-    with shared.recording():
-        model(shared.inputs)
+    shared = recorded(model, model.coarse, images)
     stem = model.stem(images).detach().requires_grad_()
     maps = model.norm(stem.movedim(1, -1)).movedim(-1, 1)
     outputs = model.head(model.coarse(maps).relu().mean((2, 3)))
@@ -219,9 +224,7 @@ def test_a_model_may_write_into_its_input() -> None:
     fine = LayerGradCam(net, layer).attribute(images.clone(), target=1, upsampler="usu-fast")
     cells = captum.attr.LayerGradCam(net, layer).attribute(before.clone(), target=1)
     torch.testing.assert_close(CellGrid.even((8, 8), (32, 32)).mean(fine), cells)
-    shared = SharedPass(net, layer, images)
-    with shared.recording():
-        net(shared.inputs)
+    shared = recorded(net, layer, images)
     guide = before.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(net(guide.clone())[0, 1], guide)
     torch.testing.assert_close(shared.effects(1, "logit"), (gradient * before).sum(1).abs())
@@ -245,9 +248,7 @@ class AttendingChannels(Attending):
 def test_attention_at_the_images_stride_is_no_map_either() -> None:
     torch.manual_seed(0)
     model, images = AttendingChannels().eval(), torch.rand(1, 3, 40, 40)
-    shared = SharedPass(model, model.late, images)
-    with shared.recording():
-        model(shared.inputs)
+    shared = recorded(model, model.late, images)
     guide = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(model(guide)[0, 1], guide)
     torch.testing.assert_close(shared.effects(1, "logit"), (gradient * images).sum(1).abs())
@@ -339,9 +340,7 @@ def test_the_guide_is_the_last_before_the_layer(model: Counted, images: Tensor) 
 
 
 def test_effects_are_of_the_recorded_images_and_given_once(model: Counted, images: Tensor) -> None:
-    shared = SharedPass(model, model.coarse, images)
-    with shared.recording():
-        model(shared.inputs)
+    shared = recorded(model, model.coarse, images)
     score = SharedScore(shared, model, 1, None, (images,), 0)
     assert score.pixel_effects(images[:1], "logit") is None
     assert score.pixel_effects(images, "logit") is not None
